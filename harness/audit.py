@@ -1,0 +1,77 @@
+"""Judges the judge: are the known mistakes of a spec caught, and does the reference obey its own laws?
+
+A mistake is a wrong reference; it plays the implementation, in float64, with its results stored in the tested dtype.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness import compare, rounding
+from harness.spec import GRADIENT, Bunch, Case, Law, Mistake, Spec, dice
+
+
+@dataclass
+class Question:
+    """One case, dtype and input family of a spec, with the truth and the budgets that judge it."""
+
+    spec: Spec
+    case: Case
+    family: str
+    seed: int = 0
+
+    @cached_property
+    def x(self) -> Bunch:
+        return self.spec.inputs(self.case, self.family, self.seed, cotangents=True)
+
+    @cached_property
+    def truth(self) -> dict[str, Tensor]:
+        return rounding.truth(self._function(), dict(self.x))
+
+    @cached_property
+    def budgets(self) -> list[dict[str, Tensor]]:
+        """The budgets of grade A and of grade B."""
+        return [rounding.budget(self._function(), dict(self.x), self.case.dtype, seed=self.seed, intermediates=low) for low in (False, True)]
+
+    def score(self, mistake: Mistake) -> float:
+        """The score of a mistake against the more lenient budget: above 1 it is caught."""
+        wrong = rounding.truth(self._function(mistake), dict(self.x))
+        kept = {name: tensor.to(self.case.dtype) for name, tensor in wrong.items()}
+        return min(max(compare.score(kept[n], self.truth[n], budget[n]) for n in kept) for budget in self.budgets)
+
+    def _function(self, mistake: Mistake | None = None) -> rounding.Function:
+        function = mistake.function if mistake else None
+        return rounding.with_gradients(lambda y: dict(self.spec.reference(y, self.case, function)), self.spec.differentiable(self.case))
+
+
+def questions(spec: Spec, dtype: torch.dtype) -> list[Question]:
+    """Every case and family of a spec in one dtype."""
+    return [Question(spec, spec.case(case, dtype), family) for case in spec.cases for family in spec.families]
+
+
+def caught(mistake: Mistake, asked: list[Question]) -> Iterator[tuple[Question, float]]:
+    """The questions that a mistake fails, with its scores."""
+    for question in asked:
+        if (score := question.score(mistake)) > 1:
+            yield question, score
+
+
+def breaks(spec: Spec, law: Law, case: Case) -> float:
+    """By how much the reference itself, in float64, fails a law, relative to what it compares."""
+
+    def run(given: Bunch, **changes: Any) -> Bunch:
+        inputs = Bunch({**given, **{name: value for name, value in changes.items() if isinstance(value, Tensor)}})
+        options = {name: value for name, value in changes.items() if not isinstance(value, Tensor)}
+        sizes = spec.contract.sizes({name: tensor.shape for name, tensor in inputs.items()})
+        return spec.reference(inputs, case.resized({**sizes, **options}))
+
+    x = Bunch({n: t.double() if t.is_floating_point() else t for n, t in spec.inputs(case).items() if not n.endswith(GRADIENT)})
+    left, right = law.check(run, x, dice(spec.name, case.name, law.name))
+    left, right = (side if isinstance(side, tuple) else (side,) for side in (left, right))
+    if not all(one.numel() for one in left):
+        return float("inf")
+    return max(float((one - other).abs().max() / (1 + other.abs().max())) for one, other in zip(left, right, strict=True))

@@ -1,0 +1,212 @@
+"""The path is the registry: finds specs, implementations and suites by their files, reads literals, imports none of them.
+
+    harness/specs/<spec>.py                      a spec; files that start with _ are parts of specs
+    implementations/<spec>/<name>.py             an implementation, named <spec>/<name>
+    suites/<suite>.py, suites/<suite>/           a suite; `_` in a file's name is `-` in the suite's
+
+An implementation from elsewhere is named by its file (`./mine.py`), its module (`package.module`, `package.module:prepare`),
+or by the entry-point group `harness.implementations` (name `spec/name`, value `package.module`).
+"""
+
+import ast
+import difflib
+import hashlib
+import importlib.metadata
+import importlib.util
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+PACKAGE = Path(__file__).parent
+# A checkout has the two folders beside the package, a wheel carries them inside it.
+HOME = PACKAGE.parent if (PACKAGE.parent / "suites" / "correctness.py").exists() else PACKAGE
+GROUP = "harness.implementations"
+
+
+class NotFound(ValueError):
+    """What was asked for is not there; the message says what is."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A spec, implementation or suite: its name, its file, and the literals and first sentence of that file."""
+
+    kind: str
+    name: str
+    path: Path
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """Literal assignments at the top level of the file."""
+        return _read(self.path)[1]
+
+    @property
+    def doc(self) -> str:
+        """The first line of the file's docstring."""
+        return _read(self.path)[0]
+
+
+def specs() -> dict[str, Item]:
+    """Every spec by name."""
+    files = sorted((PACKAGE / "specs").glob("[!_]*.py"))
+    return {path.stem: Item("spec", path.stem, path) for path in files}
+
+
+def implementations(spec: str | None = None) -> dict[str, Item]:
+    """Every implementation by `spec/name`: those of this project and those of installed packages."""
+    files = sorted((HOME / "implementations").glob("*/[!_]*.py"))
+    found = {f"{path.parent.name}/{path.stem}": path for path in files}
+    for point in importlib.metadata.entry_points(group=GROUP):
+        found.setdefault(point.name, _module_file(point.value.partition(":")[0]))
+    return {name: Item("implementation", name, path) for name, path in found.items() if spec in (None, name.partition("/")[0])}
+
+
+def suites() -> dict[str, Item]:
+    """Every suite by name."""
+    folder = HOME / "suites"
+    files = sorted([*folder.glob("[!_]*.py"), *folder.glob("[!_]*/__init__.py")])
+    named = {(path.parent.name if path.stem == "__init__" else path.stem).replace("_", "-"): path for path in files}
+    return {name: Item("suite", name, path) for name, path in sorted(named.items())}
+
+
+def find(kind: str, name: str) -> Item:
+    """The spec, suite or implementation of this name; NotFound, with a suggestion, where there is none."""
+    known = {"spec": specs, "suite": suites, "implementation": implementations}[kind]()
+    if name in known:
+        return known[name]
+    raise NotFound(f"no {kind} named {name!r}.{suggestion(name, known)}")
+
+
+def implementation(spec: str, name: str) -> Item:
+    """The implementation `name` of a spec: a name of this project, a file, or a module."""
+    full = f"{spec}/{name}"
+    known = implementations()
+    if full in known:
+        return known[full]
+    if name.endswith(".py"):
+        path = Path(name).expanduser().resolve()
+        if not path.is_file():
+            raise NotFound(f"no file {name!r} to take an implementation of {spec} from.\n  Make one: harness new implementation {path.stem} spec={spec}")
+        return Item("implementation", name, path)
+    if "." in name or ":" in name:
+        return Item("implementation", name, _module_file(name.partition(":")[0]))
+    ours = [key.partition("/")[2] for key in known if key.startswith(f"{spec}/")]
+    raise NotFound(f"no implementation of {spec} named {name!r}.{suggestion(name, ours)}")
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """The nearest known word, and all of them: the second half of an error message."""
+    known = list(known)
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return (f" Did you mean {near[0]!r}?" if near else "") + f"\n  known: {', '.join(known)}"
+
+
+def load(path: Path) -> ModuleType:
+    """Import a file by its path, once; a package (`__init__.py`) may import its own parts relatively."""
+    inside = any(path.resolve().is_relative_to(HOME / part) for part in ("implementations", "suites"))
+    name = _module_name(path) if inside else f"harness_at_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    if not inside and str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))  # a file of one's own finds its neighbours, as a script does
+    locations = [str(path.parent)] if path.name == "__init__.py" else None
+    found = importlib.util.spec_from_file_location(name, path, submodule_search_locations=locations)
+    if found is None or found.loader is None:
+        raise NotFound(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(found)
+    sys.modules[name] = module
+    try:
+        found.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def load_spec(name: str) -> Any:
+    """The `Spec` of this name, imported."""
+    find("spec", name)
+    return getattr(importlib.import_module(f"harness.specs.{name}"), name)
+
+
+@cache
+def digest(path: Path) -> str:
+    """sha256 of a file and of all files of this project, or beside it, that it imports, directly or not."""
+    total = hashlib.sha256()
+    for file in sorted(_reachable(path.resolve())):
+        total.update(file.name.encode() + b"\0" + file.read_bytes())
+    return total.hexdigest()[:16]
+
+
+def _reachable(path: Path) -> set[Path]:
+    seen: set[Path] = set()
+    waiting = [path, *(path.parent.glob("*.py") if path.name == "__init__.py" else [])]
+    while waiting:
+        file = waiting.pop()
+        if file not in seen:
+            seen.add(file)
+            waiting += _imported(file)
+    return seen
+
+
+@cache
+def _imported(path: Path) -> tuple[Path, ...]:
+    """Files of this project, or in the folder of `path`, that it imports."""
+    files = []
+    for node in ast.walk(_tree(path)):
+        if isinstance(node, ast.Import):
+            modules = [(0, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            modules = [(node.level, base), *((node.level, f"{base}.{alias.name}".lstrip(".")) for alias in node.names)]
+        else:
+            continue
+        for level, module in modules:
+            roots = [path.parents[level - 1]] if level else [PACKAGE.parent, path.parent]
+            for root in roots:
+                stem = root.joinpath(*module.split("."))
+                files += [file for file in (stem.with_suffix(".py"), stem / "__init__.py") if module and file.is_file()]
+    return tuple(files)
+
+
+def _module_name(path: Path) -> str:
+    parts = path.resolve().relative_to(HOME).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def _module_file(module: str) -> Path:
+    """The file of a module, without importing it (its parent packages are imported)."""
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    try:
+        found = importlib.util.find_spec(module)
+    except ModuleNotFoundError:
+        found = None
+    if found is None or found.origin is None:
+        raise NotFound(f"no module {module!r} can be imported from here.\n  Install its package, or give the file: impl=./{module.split('.')[-1]}.py")
+    return Path(found.origin)
+
+
+@cache
+def _tree(path: Path) -> ast.Module:
+    try:
+        return ast.parse(path.read_bytes(), str(path))
+    except SyntaxError as error:
+        raise NotFound(f"{path} is not Python: {error.msg} (line {error.lineno})") from None
+
+
+@cache
+def _read(path: Path) -> tuple[str, dict[str, Any]]:
+    tree = _tree(path)
+    facts = {}
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
+            try:
+                facts[node.targets[0].id] = ast.literal_eval(node.value)
+            except ValueError:
+                continue  # not a literal, so not a fact
+    return (ast.get_docstring(tree) or "").partition("\n")[0], facts

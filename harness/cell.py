@@ -1,0 +1,104 @@
+"""A cell is one unit of work, a record is its answer; both are plain data, JSON in and out."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+OK, WRONG, UNSUPPORTED = "ok", "wrong", "unsupported"
+OUT_OF_MEMORY, TIMED_OUT, CRASHED = "out_of_memory", "timed_out", "crashed"
+OUTCOMES = (OK, WRONG, UNSUPPORTED, OUT_OF_MEMORY, TIMED_OUT, CRASHED)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is asked: of which implementation, in which case, on which device, with which seed and settings."""
+
+    suite: str
+    spec: str
+    implementation: str
+    variant: str = ""
+    case: str = ""
+    dtype: str = ""
+    device: str = "cpu"
+    seed: int = 0
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """Ten hexadecimal digits that stand for this cell in messages and in `harness again`."""
+        return hashlib.sha256(_json(asdict(self)).encode()).hexdigest()[:10]
+
+    @property
+    def subject(self) -> str:
+        """Who is asked, as messages and tables name it."""
+        name = self.implementation if "/" in self.implementation else f"{self.spec}/{self.implementation}"
+        return f"{name}:{self.variant}" if self.variant else name
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a suite says of a cell: an outcome, the values measured, and a sentence where it is not plainly ok."""
+
+    outcome: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if self.outcome not in OUTCOMES:
+            raise ValueError(f"no outcome {self.outcome!r}; known: {', '.join(OUTCOMES)}")
+
+
+@dataclass(frozen=True)
+class Record:
+    """The answer to a cell, with the digests of the code that was asked, the machine and the versions."""
+
+    cell: Cell
+    outcome: str
+    values: Mapping[str, Any]
+    note: str
+    digests: Mapping[str, str]
+    machine: str
+    versions: Mapping[str, str]
+    time_s: float
+    at: str
+    run: str
+
+    @property
+    def identity(self) -> str:
+        """Equal for two records that answer the same question to the same code on the same machine."""
+        return identity(self.cell, self.digests, self.machine, self.versions)
+
+    def to_json(self) -> str:
+        return _json({"key": self.cell.key, **asdict(self)})
+
+    @classmethod
+    def from_json(cls, line: str) -> "Record":
+        fields = json.loads(line)
+        del fields["key"]
+        return cls(**{**fields, "cell": Cell(**fields["cell"])})
+
+
+def identity(cell: Cell, digests: Mapping[str, str], machine: str, versions: Mapping[str, str]) -> str:
+    """What decides whether a stored record still answers a cell."""
+    return hashlib.sha256(_json([cell.key, dict(digests), machine, dict(versions)]).encode()).hexdigest()
+
+
+def _json(value: Any) -> str:
+    return json.dumps(_finite(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity and no NaN: they are stored as the words `inf`, `-inf` and `nan`, which float() reads."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value)
+    return value

@@ -1,0 +1,250 @@
+"""The command line: words in, verdicts and tables out. Exit status: 0 all well, 1 some cell is not, 2 the request was wrong.
+
+Nothing heavy is imported before it is needed: `harness list` reads paths and literals only.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from harness import catalogue, plan
+from harness.contract import ContractError
+
+app = typer.Typer(
+    help="Judge sequence-model components: is it right, does it hold past its training length, what does it cost?",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+Words = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, such as suite=correctness spec=attention.")]
+
+
+@app.command("list")
+def list_(kind: Annotated[str, typer.Argument(help="specs, implementations or suites; all of them by default.")] = "all") -> None:
+    """List what there is."""
+    found = {"specs": catalogue.specs, "implementations": catalogue.implementations, "suites": catalogue.suites}
+    if kind not in (*found, "all"):
+        raise plan.WrongRequest(f"cannot list {kind!r}.{catalogue.suggestion(kind, found)}")
+    for name in found if kind == "all" else [kind]:
+        items = found[name]()
+        width = max(map(len, items), default=0)
+        typer.echo(f"{name}:")
+        for item in items.values():
+            typer.echo(f"  {item.name:<{width}}  {item.doc}")
+
+
+@app.command()
+def show(name: Annotated[str, typer.Argument(help="A spec, an implementation (spec/name) or a suite.")]) -> None:
+    """Show one item: for a spec its contract, cases, laws and mistakes."""
+    from harness import show as pages
+
+    typer.echo(pages.page(name))
+
+
+@app.command("plan")
+def plan_(words: Words = None) -> None:
+    """Say what `run` would ask, and what the store already answers."""
+    request = _Request(words)
+    todo, answered = request.split()
+    counts: dict[tuple[str, str], int] = {}
+    for cell, _ in todo:
+        counts[cell.subject, cell.device] = counts.get((cell.subject, cell.device), 0) + 1
+    for (subject, device), count in counts.items():
+        typer.echo(f"{count:6} cells  {subject}  on {device}")
+    typer.echo(f"{len(todo)} cells to ask, {len(answered)} answered already in {request.store.root}/")
+
+
+@app.command()
+def run(words: Words = None) -> None:
+    """Ask every implementation of a selection what a suite asks; print and write the table."""
+    from harness import progress, report
+
+    request = _Request(words)
+    todo, records = request.split()
+    records += progress.follow(todo, request.limits, request.store, request.suite)
+    frames = report.tables(request.suite, records)
+    typer.echo(report.render(frames, "text"))
+    files = report.write(request.store.root, request.name, frames, records)
+    typer.echo(f"\n{report.summary(records)} ({len(records) - len(todo)} from the store)")
+    typer.echo("written: " + ", ".join(map(str, files)))
+    _close(records)
+
+
+@app.command()
+def again(
+    key: Annotated[str, typer.Argument(help="The key of a stored record, or its first digits.")], words: Words = None
+) -> None:
+    """Ask one stored cell again, exactly as it was asked."""
+    from harness import progress, report
+    from harness.store import Store
+
+    settings = _read(words)
+    if unknown := set(settings) - {"results", "timeout", "memory"}:
+        raise plan.WrongRequest(f"`again` takes no {unknown.pop()!r}; it takes results, timeout and memory")
+    store = Store(Path(str(settings.pop("results", "results"))))
+    found = {record.cell.key: record for record in store.read() if record.cell.key.startswith(key)}
+    if len(found) != 1:
+        said = f"no record has the key {key!r}" if not found else f"{len(found)} keys begin with {key!r}: {', '.join(found)}"
+        raise plan.WrongRequest(f"{said} in {store.root}/.\n  See which there are: harness table suite=NAME, or run the suite again")
+    cell = next(iter(found.values())).cell
+    _, suite = plan.selection({"suite": cell.suite})
+    limits = _limits(suite, {"timeout": 0.0, "memory": 0.0, "workers": 1} | settings)
+    records = progress.follow([(cell, plan.digests(cell, suite))], limits, store, suite)
+    typer.echo(report.message(records[0]) + _values(records[0].values))
+    raise typer.Exit(_status(records))
+
+
+@app.command()
+def check(
+    path: Annotated[str, typer.Argument(help="A file, package.module or package.module:function.")], words: Words = None
+) -> None:
+    """Judge one file straight away: every case, dtype, family and law. Nothing is stored."""
+    from harness import progress, report
+
+    settings = _read(words)
+    name = path if plan.outside(path) else f"{path}.py" if Path(f"{path}.py").is_file() else path
+    if "spec" not in settings:
+        declared = catalogue.implementation("", name).facts.get("spec") if plan.outside(name) else None
+        if not declared:
+            raise plan.WrongRequest(f"which spec does {path} claim to compute? Say spec=NAME.\n  known: {', '.join(catalogue.specs())}")
+        settings["spec"] = declared
+    request = _Request(None, {"suite": "correctness", **settings, "impl": name})
+    todo = [(cell, {}) for cell in request.cells]
+    records = progress.follow(todo, request.limits, None, request.suite)
+    typer.echo(report.render(report.tables(request.suite, records), "text"))
+    typer.echo(f"\n{report.summary(records)}")
+    words_again = "harness check " + path + " spec={cell.spec} case={cell.case} dtype={cell.dtype}"
+    _close(records, words_again)
+
+
+@app.command()
+def new(
+    kind: Annotated[str, typer.Argument(help="implementation")],
+    name: Annotated[str, typer.Argument(help="The name of the new file.")],
+    words: Words = None,
+) -> None:
+    """Write a file that runs at once: the start of an implementation of one's own."""
+    from harness import show as pages
+
+    settings = _read(words)
+    if kind != "implementation":
+        raise plan.WrongRequest(f"cannot make a new {kind!r}.{catalogue.suggestion(kind, ['implementation'])}")
+    if set(settings) != {"spec"}:
+        raise plan.WrongRequest(f"say which spec, and nothing else: harness new implementation {name} spec=NAME\n  known: {', '.join(catalogue.specs())}")
+    spec = catalogue.find("spec", str(settings["spec"])).name
+    file = Path(name).with_suffix(".py")
+    if not file.stem.isidentifier():
+        raise plan.WrongRequest(f"{file.stem!r} cannot be the name of a Python file that others import.\n  Try: harness new implementation {_identifier(file.stem)} spec={spec}")
+    if file.exists():
+        raise plan.WrongRequest(f"{file} is there already; it is left as it is.\n  Judge it: harness check {file} spec={spec}")
+    file.write_text(pages.beginning(spec))
+    typer.echo(f"{file} is written: a copy of the simplest form, to be replaced by yours.\n  Judge it: harness check {file} spec={spec}")
+
+
+@app.command()
+def table(words: Words = None) -> None:
+    """Print the table of a suite from what is stored; format=text, markdown, csv, latex or html."""
+    from harness import machine, report
+
+    settings = _read(words)
+    form = str(settings.pop("format", "text"))
+    where = str(settings.pop("machine", machine.name()))
+    if form not in report.FORMATS:
+        raise plan.WrongRequest(f"no format named {form!r}.{catalogue.suggestion(form, report.FORMATS)}")
+    request = _Request(None, settings)
+    newest = {record.cell.key: record for record in request.store.read(request.name, where)}
+    asked = {cell.key for cell in request.cells}
+    records = [record for key, record in newest.items() if key in asked]
+    if not records:
+        others = sorted({path.parent.name for path in request.store.root.glob(f"records/*/{request.name}.jsonl")})
+        raise plan.WrongRequest(
+            f"nothing is stored of {request.name} for this selection on {where}.\n"
+            + (f"  machines with records: {', '.join(others)} (say machine=NAME)\n" if others else "")
+            + f"  Measure it: harness run suite={request.name}"
+        )
+    typer.echo(report.render(report.tables(request.suite, records), form))
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine can do: devices, Triton, compilers, extras."""
+    from harness import doctor as examination
+
+    typer.echo(examination.report())
+
+
+class _Request:
+    """A checked selection, its suite and its store."""
+
+    def __init__(self, words: Sequence[str] | None, settings: dict[str, Any] | None = None):
+        from harness.store import Store
+
+        self.selection, self.suite = plan.selection(settings if settings is not None else _read(words))
+        self.name = str(self.selection.words["suite"])
+        self.store = Store(Path(self.selection.words["results"]))
+        self.limits = _limits(self.suite, self.selection.words)
+        self.cells = plan.cells(self.selection, self.suite)
+
+    def split(self) -> tuple[list[Any], list[Any]]:
+        return plan.unanswered(self.cells, self.suite, self.store, self.selection.words["rerun"])
+
+
+def _limits(suite: Any, words: Any) -> Any:
+    from harness import machine
+    from harness.runner import Limits
+
+    own = suite.limits
+    gib = float(words["memory"] or own["memory"])
+    return Limits(float(words["timeout"] or own["timeout"]), int(gib * 2**30), int(words["workers"] or machine.cores()))
+
+
+def _read(words: Sequence[str] | None) -> dict[str, Any]:
+    """`key=value` words as settings."""
+    for word in words or ():
+        if "=" not in word:
+            raise plan.WrongRequest(f"{word!r} is no setting; settings are written key=value.\n  known: {', '.join(plan.WORDS)}")
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        read = OmegaConf.to_container(OmegaConf.from_dotlist(list(words or ())))
+    except OmegaConfBaseException as error:
+        raise plan.WrongRequest(f"cannot read the settings: {str(error).splitlines()[0]}") from None
+    return {str(key): value for key, value in dict(read).items()}  # type: ignore[call-overload]
+
+
+def _close(records: Sequence[Any], again: str = "harness again {key}") -> None:
+    from harness import report
+
+    if said := report.failures(records, again):
+        typer.echo("\n" + said, err=True)
+    raise typer.Exit(_status(records))
+
+
+def _status(records: Sequence[Any]) -> int:
+    return int(any(record.outcome not in ("ok", "unsupported") for record in records))
+
+
+def _values(values: Any) -> str:
+    return "".join(f"\n  {name}: {value}" for name, value in values.items() if not isinstance(value, dict | list))
+
+
+def _identifier(name: str) -> str:
+    return "".join(c if c.isalnum() else "_" for c in name).lstrip("0123456789") or "mine"
+
+
+def main() -> None:
+    """Run the command line; a wrong request is a message and status 2, an interruption is status 130."""
+    try:
+        app()
+    except (plan.WrongRequest, catalogue.NotFound, ContractError) as error:
+        typer.echo(f"harness: {error}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

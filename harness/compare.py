@@ -1,0 +1,56 @@
+"""Compares what an implementation returned with the truth, in units of the rounding budget; it judges, it never raises.
+
+Two questions are asked of a tensor: is some row (what lies along the last axis) off, and is the whole a little off? A row may
+exceed its budget by chance, and thousands of rows give chance many tries, so a row is allowed several budgets; all rows
+together have no such excuse, and show the mistake that is small and everywhere, such as a gradient one per cent too large.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+# How many budgets honest code may be off by: a row, and all rows pooled; both times 1 + 1 / sqrt(n) for n elements.
+ROW = 3.0
+ALL = 1.25
+
+
+def row_scores(got: Tensor, truth: Tensor, budget: Tensor) -> Tensor:
+    """[rows] float64: error RMS / budget RMS of each row, in units of what honest rows of this length may reach."""
+    return _ratios(got, truth, budget) / (ROW * _chance(truth.shape[-1] if truth.dim() else 1))
+
+
+def score(got: Tensor, truth: Tensor, budget: Tensor) -> float:
+    """The worst row or all rows pooled, whichever is worse; honest arithmetic stays below 1.
+
+    Nothing compared is infinitely wrong, and so are shapes that differ. Pooled is the mean of the rows' ratios: large rows
+    do not hide small ones, and one row does not speak for all. Rows that must be exact do not count in it."""
+    if not truth.numel() or got.shape != truth.shape:
+        return math.inf
+    pooled = 0.0
+    inexact = (budget.reshape(-1, budget.shape[-1] if budget.dim() else 1) != 0).any(-1)
+    if inexact.any():
+        ratios = _ratios(got, truth, budget)[inexact]
+        elements = int(inexact.sum()) * (truth.shape[-1] if truth.dim() else 1)
+        pooled = float(ratios.mean()) / (ALL * _chance(elements))
+    return max(pooled, float(row_scores(got, truth, budget).max()))
+
+
+def _ratios(got: Tensor, truth: Tensor, budget: Tensor) -> Tensor:
+    """Error RMS / budget RMS of each row: 0 where nothing is off, infinite where something is that must be exact or finite.
+
+    Elements that overflow the tested dtype have an infinite budget: they are left out if what came is infinite or huge."""
+    width = truth.shape[-1] if truth.dim() else 1
+    got, truth, budget = (t.detach().double().reshape(-1, width) for t in (got, truth, budget))
+    overflow = budget.isinf() & truth.isfinite() & ~got.isnan() & (got.sign() == truth.sign())
+    error = torch.where((got == truth) | overflow, 0.0, (got - truth).abs()).nan_to_num(nan=math.inf)
+    budget = torch.where(budget.isfinite(), budget, 0.0)
+    # Scaled by the largest of the row, so that squares neither overflow nor vanish.
+    scale = torch.maximum(budget, error.nan_to_num(posinf=0.0)).amax(-1, keepdim=True)
+    scale = torch.where(scale > 0, scale, 1.0)
+    rows, allowed = ((t / scale).square().mean(-1).sqrt() for t in (error, budget))
+    return torch.where(rows == 0, 0.0, rows / allowed)
+
+
+def _chance(n: int) -> float:
+    return 1 + 1 / math.sqrt(n)

@@ -1,0 +1,136 @@
+"""An implementation, loaded: prepares itself for a case, takes named inputs, gives named outputs and gradients.
+
+It is loaded in a worker only. What it returns is looked at before its values are: type, shape, dtype, device.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness import Unsupported, catalogue
+from harness.cell import Cell
+from harness.contract import ContractError
+from harness.spec import DTYPES, GRADIENT, Bunch, Case, Spec
+
+
+class Implementation:
+    """One file that claims to compute a spec, under one of its variants."""
+
+    def __init__(self, spec: Spec, prepare: Callable[..., Any], variant: Mapping[str, Any] | None = None, facts: Mapping[str, Any] | None = None):
+        self.spec = spec
+        self.facts = facts or {}
+        self._prepare = prepare
+        self._variant = variant or {}
+        self._prepared: dict[Case, Any] = {}
+
+    @classmethod
+    def of(cls, cell: Cell) -> "Implementation":
+        """Load the implementation that a cell names; Unsupported where its facts exclude the cell."""
+        spec = catalogue.load_spec(cell.spec)
+        item = catalogue.implementation(cell.spec, cell.implementation)
+        facts = item.facts
+        _check_facts(facts, cell)
+        module = catalogue.load(item.path)
+        attribute = cell.implementation.partition(":")[2] or "prepare"
+        if not callable(prepare := getattr(module, attribute, None)):
+            raise ContractError(f"{item.path.name} has no function {attribute}(case)")
+        return cls(spec, prepare, facts.get("variants", {}).get(cell.variant, {}), facts)
+
+    @property
+    def gradients(self) -> bool:
+        """Whether it claims to compute gradients."""
+        return bool(self.facts.get("gradients", False))
+
+    def prepare(self, case: Case) -> Any:
+        """What the implementation made for this case: a function of the inputs, or an nn.Module."""
+        if case not in self._prepared:
+            self._prepared[case] = self._prepare(case, **self._variant)
+        return self._prepared[case]
+
+    def model(self, x: Mapping[str, Tensor], case: Case) -> nn.Module:
+        """The module for this case with the parameters that stand in `x`."""
+        module = self.prepare(case)
+        if not isinstance(module, nn.Module):
+            raise ContractError(f"{self.spec.name} has named parameters, so prepare(case) must return an nn.Module; got {type(module).__name__}")
+        names = {t.name for t in self.spec.contract.inputs}
+        wanted = {name: tensor for name, tensor in x.items() if name not in names and not name.endswith(GRADIENT)}
+        module.to(case.device, case.dtype)
+        _same_names({name: p.shape for name, p in module.named_parameters()}, {name: t.shape for name, t in wanted.items()})
+        module.load_state_dict(wanted, strict=False)
+        return module
+
+    def outputs(self, x: Mapping[str, Tensor], case: Case) -> Bunch:
+        """Outputs by name; ContractError where they are not what the contract says."""
+        call = self.model(x, case) if self.spec.parameters else self.prepare(case)
+        given = [t for t in self.spec.given(case) if "." not in t.name]
+        answer = call(*[x[t.name] for t in given if not t.optional], **{t.name: x[t.name] for t in given if t.optional})
+        return self._named(answer, case)
+
+    def outputs_and_gradients(self, x: Mapping[str, Tensor], case: Case) -> Bunch:
+        """Outputs by name, and `q.grad` for each differentiable input q, for the cotangents `out.grad` in `x`."""
+        wanted = self.spec.differentiable(case)
+        leaves = {name: x[name].detach().clone().requires_grad_() for name in wanted if name in x}
+        outputs = self.outputs({**x, **leaves}, case)
+        if self.spec.parameters:
+            parameters = dict(self.prepare(case).named_parameters())
+            leaves = {name: parameters.get(name, leaf) for name, leaf in leaves.items()}
+        attached = [name for name, tensor in outputs.items() if tensor.requires_grad]
+        if not attached:
+            raise ContractError("it claims gradients, but no output is connected to its inputs (detached, or computed under no_grad)")
+        cotangents = [x[name + GRADIENT].to(outputs[name].dtype) for name in attached]
+        found = torch.autograd.grad([outputs[name] for name in attached], list(leaves.values()), cotangents, allow_unused=True)
+        for (name, leaf), gradient in zip(leaves.items(), found, strict=True):
+            outputs[name + GRADIENT] = torch.zeros_like(leaf) if gradient is None else gradient
+        return Bunch({name: tensor.detach() for name, tensor in outputs.items()})
+
+    def _named(self, answer: Any, case: Case) -> Bunch:
+        contract = self.spec.contract.outputs
+        if isinstance(answer, Mapping):
+            if set(answer) != {t.name for t in contract}:
+                raise ContractError(f"returned outputs named {', '.join(answer)}; the contract names {', '.join(t.name for t in contract)}")
+            answer = [answer[t.name] for t in contract]
+        answers = list(answer) if isinstance(answer, tuple | list) else [answer]
+        if len(answers) != len(contract):
+            raise ContractError(f"returned {len(answers)} outputs; the contract has {len(contract)}: {', '.join(map(str, contract))}")
+        for tensor, got in zip(contract, answers, strict=True):
+            _check_output(tensor, got, case)
+        return Bunch(zip((t.name for t in contract), answers, strict=True))
+
+
+def _check_facts(facts: Mapping[str, Any], cell: Cell) -> None:
+    devices = facts.get("devices", ("cpu", "cuda"))
+    if cell.device not in devices:
+        raise Unsupported(f"runs on {' and '.join(devices)}, not on {cell.device}")
+    if cell.dtype and cell.dtype not in (dtypes := facts.get("dtypes", tuple(DTYPES))):
+        raise Unsupported(f"takes {', '.join(dtypes)}, not {cell.dtype}")
+    if cell.variant and cell.variant not in facts.get("variants", {}):
+        raise ContractError(f"no variant {cell.variant!r}.{catalogue.suggestion(cell.variant, facts.get('variants', {}))}")
+
+
+def _check_output(tensor: Any, got: Any, case: Case) -> None:
+    if type(got) is not Tensor:
+        raise ContractError(f"{tensor} is a {type(got).__module__}.{type(got).__name__}, not a torch.Tensor")
+    expected = tensor.shape(case.values)
+    if tuple(got.shape) != expected:
+        sizes = ", ".join(f"{axis} = {case.values[axis]}" for axis in tensor.axes if not axis.isdigit())
+        raise ContractError(f"{tensor} has shape {list(got.shape)}, but should have {list(expected)} ({sizes})")
+    if got.dtype != case.dtype:
+        raise ContractError(f"{tensor} is {_short(got.dtype)}, but should be {_short(case.dtype)}")
+    if got.device.type != case.device or got.layout is not torch.strided:
+        raise ContractError(f"{tensor} is on {got.device.type} as {got.layout}, but should be a strided tensor on {case.device}")
+
+
+def _same_names(got: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Parameters must have the names and shapes of the reference, all of them and no others."""
+    absent, extra = sorted(set(wanted) - set(got)), sorted(set(got) - set(wanted))
+    if absent or extra:
+        raise ContractError(f"parameters do not match the reference; absent: {', '.join(absent) or 'none'}; unknown: {', '.join(extra) or 'none'}")
+    for name, shape in wanted.items():
+        if tuple(got[name]) != tuple(shape):
+            raise ContractError(f"parameter {name} has shape {list(got[name])}, but should have {list(shape)}")
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,199 @@
+"""Words become a selection, a selection becomes cells, and cells that the store already answers drop out; imports no torch itself."""
+
+import fnmatch
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from harness import catalogue, machine
+from harness.cell import CRASHED, OUT_OF_MEMORY, TIMED_OUT, Cell, Record, identity
+from harness.store import Store
+
+# What every run understands, with its default; a suite adds the entries of its own `settings`.
+WORDS: dict[str, Any] = {
+    "suite": "",
+    "spec": "*",
+    "impl": "*",
+    "variant": "*",
+    "case": "*",
+    "dtype": "*",
+    "device": "auto",
+    "seed": "0",
+    "workers": 0,
+    "timeout": 0.0,
+    "memory": 0.0,
+    "results": "results",
+    "rerun": False,
+}
+MEANING = {
+    "suite": "the question to ask: a name from `harness list suites`",
+    "spec": "which components; names, patterns with * and lists with commas",
+    "impl": "which implementations; names, patterns, a file (./mine.py) or a module (package.module)",
+    "variant": "which named settings of an implementation",
+    "case": "which cases of a spec",
+    "dtype": "float32, float16, bfloat16",
+    "device": "cpu, cuda, or auto: cuda where there is a GPU",
+    "seed": "seeds of inputs or of training, a list with commas",
+    "workers": "processes at a time; 0: one for each core",
+    "timeout": "seconds that one cell may take; 0: what the suite says",
+    "memory": "GiB that one cell may take; 0: what the suite says",
+    "results": "the folder of records and tables",
+    "rerun": "ask again what the store already answers",
+}
+DEVICES = ("cpu", "cuda")
+# Outcomes that may be of the moment: asked again by the next run, as the code may be innocent.
+PASSING = (CRASHED, TIMED_OUT, OUT_OF_MEMORY)
+
+
+class WrongRequest(ValueError):
+    """The request itself makes no sense; the message says what would."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What was asked for: patterns by word, and the settings of the suite."""
+
+    words: Mapping[str, Any]
+    settings: Mapping[str, Any]
+
+    @property
+    def device(self) -> str:
+        wanted = self.words["device"]
+        return ("cuda" if machine.gpus() else "cpu") if wanted == "auto" else wanted
+
+    @property
+    def seeds(self) -> list[int]:
+        try:
+            return [int(seed) for seed in str(self.words["seed"]).split(",")]
+        except ValueError:
+            raise WrongRequest(f"seed={self.words['seed']} is no list of whole numbers, such as seed=0,1,2") from None
+
+    def chosen(self, word: str, known: Iterable[str]) -> list[str]:
+        """Those of the known names that the patterns of a word match."""
+        patterns = str(self.words.get(word, self.settings.get(word, "*"))).split(",")
+        return [name for name in known if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
+
+    def specs(self) -> list[catalogue.Item]:
+        known = catalogue.specs()
+        names = self.chosen("spec", known)
+        _check_patterns("spec", str(self.words["spec"]), known)
+        return [known[name] for name in names]
+
+    def contestants(self, spec: str) -> list[tuple[str, str]]:
+        """Each implementation of a spec with each of its variants."""
+        found = []
+        for item, name in _implementations(spec, str(self.words["impl"])):
+            variants = self.chosen("variant", item.facts.get("variants", {"": {}}))
+            found += [(name, variant) for variant in variants]
+        return found
+
+
+def selection(words: Mapping[str, Any]) -> tuple[Selection, ModuleType]:
+    """Check words (`key: value`) against what is known, and load the suite that they name."""
+    name = words.get("suite", "")
+    if not name:
+        raise WrongRequest(f"which suite? Say suite=NAME.\n  known: {', '.join(catalogue.suites())}")
+    item = catalogue.find("suite", str(name))
+    own: dict[str, Any] = dict(item.facts.get("settings", {}))
+    known = WORDS | own
+    for key in words:
+        if key not in known:
+            raise WrongRequest(f"no setting named {key!r}.{catalogue.suggestion(key, known)}")
+    typed = {key: _typed(key, words[key], known[key]) if key in words else known[key] for key in known}
+    for key, allowed in dict(item.facts.get("choices", {})).items():
+        if typed[key] not in allowed:
+            raise WrongRequest(f"no {key} named {typed[key]!r}.{catalogue.suggestion(str(typed[key]), allowed)}")
+    if typed["device"] not in (*DEVICES, "auto"):
+        raise WrongRequest(f"no device named {typed['device']!r}.{catalogue.suggestion(str(typed['device']), (*DEVICES, 'auto'))}")
+    chosen = Selection({key: typed[key] for key in WORDS}, {key: typed[key] for key in own})
+    _check_implementations(chosen)
+    return chosen, catalogue.load(item.path)
+
+
+def cells(chosen: Selection, suite: ModuleType) -> list[Cell]:
+    """Every cell of a selection; a selection of nothing is a wrong request."""
+    found = list(dict.fromkeys(suite.plan(chosen)))
+    if not found:
+        asked = ", ".join(f"{key}={value}" for key, value in chosen.words.items() if value != WORDS[key])
+        raise WrongRequest(f"nothing to do: no cell of the suite fits {asked}.\n  See: harness list implementations")
+    return found
+
+
+def digests(cell: Cell, suite: ModuleType) -> dict[str, str]:
+    """Digests of the code, and of the data of the suite, that decide the answer to a cell."""
+    found = {
+        "suite": catalogue.digest(catalogue.find("suite", cell.suite).path),
+        "spec": catalogue.digest(catalogue.find("spec", cell.spec).path),
+        "implementation": catalogue.digest(catalogue.implementation(cell.spec, cell.implementation).path),
+    }
+    return found | (suite.digests(cell) if hasattr(suite, "digests") else {})
+
+
+def unanswered(
+    asked: Sequence[Cell], suite: ModuleType, store: Store, rerun: bool = False
+) -> tuple[list[tuple[Cell, dict[str, str]]], list[Record]]:
+    """The cells still to be answered, with digests, and the records of those that the store answers."""
+    stored = {} if rerun else store.latest(asked[0].suite, machine.name())
+    todo, answered = [], []
+    for cell in asked:
+        code = digests(cell, suite)
+        record = stored.get(identity(cell, code, machine.name(), machine.versions()))
+        if record is None or record.outcome in PASSING:
+            todo.append((cell, code))
+        else:
+            answered.append(record)
+    return todo, answered
+
+
+def _implementations(spec: str, patterns: str) -> list[tuple[catalogue.Item, str]]:
+    """Each implementation of a spec that the patterns name, with the name by which a cell knows it."""
+    known = {full.partition("/")[2]: item for full, item in catalogue.implementations(spec).items()}
+    found = {}
+    for pattern in patterns.split(","):
+        pattern = pattern.removeprefix(f"{spec}/")
+        if outside(pattern):
+            item = catalogue.implementation(spec, pattern)
+            if item.facts.get("spec", spec) == spec:
+                found[pattern] = item
+        else:
+            found |= {name: item for name, item in known.items() if fnmatch.fnmatchcase(name, pattern)}
+    return [(item, name) for name, item in found.items()]
+
+
+def outside(pattern: str) -> bool:
+    """Whether a name is that of a file or module, not of an implementation of this project."""
+    return pattern.endswith(".py") or ("." in pattern and "*" not in pattern) or ":" in pattern
+
+
+def _check_implementations(chosen: Selection) -> None:
+    patterns = str(chosen.words["impl"])
+    names = {full: None for full in catalogue.implementations()} | {full.partition("/")[2]: None for full in catalogue.implementations()}
+    inside = [pattern for pattern in patterns.split(",") if not outside(pattern)]
+    _check_patterns("implementation", ",".join(inside), names)
+    if len(inside) < len(patterns.split(",")) and chosen.words["spec"] == "*":
+        for pattern in set(patterns.split(",")) - set(inside):
+            if "spec" not in catalogue.implementation("", pattern).facts:
+                raise WrongRequest(f"which spec does {pattern} claim to compute? Say spec=NAME.\n  known: {', '.join(catalogue.specs())}")
+
+
+def _check_patterns(kind: str, patterns: str, known: Iterable[str]) -> None:
+    known = list(known)
+    for pattern in filter(None, patterns.split(",")):
+        if not fnmatch.filter(known, pattern):
+            raise WrongRequest(f"no {kind} named {pattern!r}.{catalogue.suggestion(pattern, known)}")
+
+
+def _typed(key: str, value: Any, default: Any) -> Any:
+    """The value as the type of the default; lists become text with commas."""
+    if isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise WrongRequest(f"{key}={value} should be true or false")
+        return value
+    if isinstance(value, list | tuple):
+        value = ",".join(map(str, value))
+    try:
+        return type(default)(value)
+    except (TypeError, ValueError):
+        kind = "a whole number" if isinstance(default, int) else "a number"
+        raise WrongRequest(f"{key}={value} should be {kind}") from None

@@ -1,0 +1,118 @@
+"""Shows a run while it goes on: what runs, how much is done, how long is left; and keeps what was answered when interrupted."""
+
+import sys
+import time
+from collections.abc import Sequence
+from types import ModuleType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from harness import runner
+from harness.cell import Cell, Record
+from harness.store import Store
+
+SECONDS_BEFORE_SHOWING = 1.0
+SECONDS_BETWEEN_LINES = 15.0
+
+
+def follow(todo: Sequence[tuple[Cell, dict[str, str]]], limits: runner.Limits, store: Store | None, suite: ModuleType) -> list[Record]:
+    """Run cells and return their records; on an interruption say what is kept, and exit with status 130."""
+    if not todo:
+        return []
+    records: list[Record] = []
+    meter = Meter([cell for cell, _ in todo], suite)
+    show = _Bar(meter) if sys.stderr.isatty() else _Lines(meter)
+    try:
+        with show:
+            for record in runner.run(todo, limits, store, lambda running: show.update(running)):
+                records.append(record)
+                meter.finished(record.cell)
+    except KeyboardInterrupt:
+        kept = f"{len(records)} of {len(todo)} answers are stored; the same command goes on from there" if store else "nothing is stored"
+        print(f"\nharness: interrupted; {kept}", file=sys.stderr)
+        raise SystemExit(130) from None
+    return records
+
+
+class Meter:
+    """How much of the work is done, in units of the suite's own estimate of seconds (`cost(cell)`), or in cells."""
+
+    def __init__(self, cells: Sequence[Cell], suite: ModuleType):
+        self.cost = {cell: float(suite.cost(cell)) if hasattr(suite, "cost") else 1.0 for cell in cells}
+        self.total = sum(self.cost.values())
+        self.done = 0.0
+        self.cells_done = 0
+        self.running: dict[Cell, tuple[float, str]] = {}
+        self.began = time.monotonic()
+
+    def finished(self, cell: Cell) -> None:
+        self.done += self.cost[cell]
+        self.cells_done += 1
+        self.running.pop(cell, None)
+
+    @property
+    def fraction(self) -> float:
+        under_way = sum(self.cost[cell] * min(1.0, fraction) for cell, (fraction, _) in self.running.items() if cell in self.cost)
+        return min(1.0, (self.done + under_way) / self.total)
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds left at the pace so far; unknown at the very beginning."""
+        return (time.monotonic() - self.began) * (1 - self.fraction) / self.fraction if self.fraction > 0.01 else None
+
+    @property
+    def doing(self) -> str:
+        return "; ".join(f"{cell.subject} {cell.case} {doing}".strip().replace("  ", " ") for cell, (_, doing) in self.running.items())
+
+    @property
+    def left(self) -> str:
+        return "estimating" if self.left_s is None else f"{_minutes(self.left_s)} left"
+
+
+class _Bar:
+    """A bar on a terminal."""
+
+    def __init__(self, meter: Meter):
+        self.meter = meter
+        columns = (BarColumn(30), TextColumn("{task.percentage:3.0f}%"), TextColumn("{task.fields[count]}"), TimeElapsedColumn(), TextColumn("{task.fields[left]}  {task.description}"))
+        self.progress = Progress(*columns, console=Console(stderr=True), transient=True)
+        self.task = self.progress.add_task("starting", total=1.0, count="", left="")
+
+    def __enter__(self) -> "_Bar":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def update(self, running: dict[Cell, tuple[float, str]]) -> None:
+        meter = self.meter
+        meter.running = running
+        count = f"{meter.cells_done}/{len(meter.cost)} cells"
+        self.progress.update(self.task, completed=meter.fraction, description=meter.doing, count=count, left=meter.left)
+
+
+class _Lines:
+    """A line now and then, where there is no terminal."""
+
+    def __init__(self, meter: Meter):
+        self.meter = meter
+        self.last = time.monotonic() + SECONDS_BEFORE_SHOWING - SECONDS_BETWEEN_LINES
+
+    def __enter__(self) -> "_Lines":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.stderr.flush()
+
+    def update(self, running: dict[Cell, tuple[float, str]]) -> None:
+        meter = self.meter
+        meter.running = running
+        if time.monotonic() - self.last >= SECONDS_BETWEEN_LINES:
+            self.last = time.monotonic()
+            print(f"{meter.fraction:4.0%}  {meter.cells_done}/{len(meter.cost)} cells  {meter.left}  {meter.doing}", file=sys.stderr, flush=True)
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

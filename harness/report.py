@@ -1,0 +1,124 @@
+"""Records become tables, tables become text and files; loads no code under test."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from harness import machine
+from harness.cell import OK, UNSUPPORTED, Record
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMATS = ("text", "markdown", "csv", "latex", "html")
+ENDINGS = {"markdown": "md", "csv": "csv"}
+
+
+def tables(suite: ModuleType, records: Sequence[Record]) -> "Mapping[str, pd.DataFrame]":
+    """The tables of a suite; records of nothing make no table."""
+    if not records:
+        raise ValueError("no records, so no table")
+    return suite.table(records)
+
+
+def render(frames: "Mapping[str, pd.DataFrame]", form: str) -> str:
+    """Tables with their titles in one of the formats."""
+    return "\n\n".join(part for title, frame in frames.items() for part in _one(title, frame, form))
+
+
+def write(folder: Path, suite: str, frames: "Mapping[str, pd.DataFrame]", records: Sequence[Record]) -> list[Path]:
+    """Write the tables of a suite as Markdown and as CSV, and the index of all tables; return the files."""
+    place = folder / "tables" / records[0].machine
+    place.mkdir(parents=True, exist_ok=True)
+    page = place / f"{suite}.md"
+    page.write_text(f"# {suite}\n\n{_origin(records)}\n\n{render(frames, 'markdown')}\n")
+    files = [page]
+    for title, frame in frames.items():
+        file = place / (f"{suite}.csv" if len(frames) == 1 else f"{suite}.{_slug(title)}.csv")
+        frame.to_csv(file, index=False)
+        files.append(file)
+    _index(folder)
+    return files
+
+
+def summary(records: Sequence[Record]) -> str:
+    """How many cells ended how, in one line."""
+    counts: dict[str, int] = {}
+    for record in records:
+        counts[record.outcome] = counts.get(record.outcome, 0) + 1
+    return f"{len(records)} cells: " + ", ".join(f"{count} {outcome.replace('_', ' ')}" for outcome, count in sorted(counts.items()))
+
+
+def failures(records: Sequence[Record], again: str = "harness again {key}") -> str:
+    """One message for each implementation that fails, about its first failing cell, and where else it fails."""
+    failing: dict[str, list[Record]] = {}
+    for record in records:
+        if record.outcome not in (OK, UNSUPPORTED):
+            failing.setdefault(record.cell.subject, []).append(record)
+    return "\n\n".join(_failure(group, again) for group in failing.values())
+
+
+def message(record: Record, again: str = "harness again {key}") -> str:
+    """What is to be said of one record: subject, what is wrong, facts, next step."""
+    cell = record.cell
+    question = cell.settings.get("law")
+    what = {"wrong": "is wrong", "out_of_memory": "ran out of memory", "timed_out": "timed out", "crashed": "crashed"}.get(record.outcome, f"is {record.outcome}")
+    what = f"breaks the law {question}" if question and record.outcome == "wrong" else what
+    family = f", inputs {cell.settings['family']}" if cell.settings.get("family", "normal") != "normal" else ""
+    where = f" in case {cell.case}" if cell.case else f" in suite {cell.suite}"
+    facts = [record.note if record.note.startswith("  ") else f"  {record.note}"] if record.note else []
+    step = [] if record.outcome in (OK, UNSUPPORTED) else [f"  again: {again.format(key=cell.key, cell=cell)}"]
+    dtype = f", {cell.dtype}" if cell.dtype else ""
+    return "\n".join([f"{cell.subject} {what}{where}{dtype}{family}", *facts, *step])
+
+
+def _failure(group: Sequence[Record], again: str) -> str:
+    first = group[0]
+    said = message(first, again)
+    if len(group) == 1:
+        return said
+    cases = ", ".join(dict.fromkeys(record.cell.case for record in group))
+    dtypes = ", ".join(dict.fromkeys(record.cell.dtype for record in group))
+    return f"{said}\n  {len(group) - 1} more of its cells fail; cases: {cases}; dtypes: {dtypes}"
+
+
+def _one(title: str, frame: "pd.DataFrame", form: str) -> list[str]:
+    from tabulate import tabulate
+
+    match form:
+        case "text":
+            return [title, tabulate(frame, headers="keys", showindex=False, tablefmt="simple", disable_numparse=True)]
+        case "markdown":
+            return [f"## {title}", tabulate(frame, headers="keys", showindex=False, tablefmt="pipe", disable_numparse=True)]
+        case "csv":
+            return [frame.to_csv(index=False).rstrip()]
+        case "latex":
+            return [tabulate(frame, headers="keys", showindex=False, tablefmt="latex_booktabs", disable_numparse=True)]
+        case "html":
+            return [f"<h2>{title}</h2>", tabulate(frame, headers="keys", showindex=False, tablefmt="html", disable_numparse=True)]
+    raise ValueError(f"no format {form!r}; known: {', '.join(FORMATS)}")
+
+
+def _origin(records: Sequence[Record]) -> str:
+    """The machine, versions and days that a table comes from."""
+    machines = sorted({record.machine for record in records})
+    described = machine.describe() if machines == [machine.name()] else ", ".join(machines)
+    versions = sorted({", ".join(f"{name} {version}" for name, version in record.versions.items()) for record in records})
+    days = sorted({record.at[:10] for record in records})
+    span = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+    return f"Machine: {described} (`{', '.join(machines)}`). Versions: {'; '.join(versions)}. Measured {span}, {len(records)} cells."
+
+
+def _index(folder: Path) -> None:
+    """results/README.md, the list of all tables."""
+    pages = sorted(folder.glob("tables/*/*.md"))
+    rows = [f"| {page.stem} | {page.parent.name} | [{page.name}]({page.relative_to(folder)}) |" for page in pages]
+    head = ["# Results", "", "Written by `harness run`; do not edit.", "", "| suite | machine | table |", "|---|---|---|"]
+    (folder / "README.md").write_text("\n".join([*head, *rows]) + "\n")
+
+
+def _slug(title: str) -> str:
+    return "-".join("".join(c if c.isalnum() else " " for c in title.lower()).split())
+
+

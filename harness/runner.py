@@ -1,0 +1,232 @@
+"""The runner hands cells to workers, keeps time and memory, kills what outstays, and stores each answer as a record.
+
+It never loads code under test. Cells of one implementation share a worker; a worker that fails is replaced.
+"""
+
+import json
+import multiprocessing
+import os
+import secrets
+import signal
+import socket
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from itertools import groupby
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from harness import machine
+from harness.cell import CRASHED, OK, OUT_OF_MEMORY, TIMED_OUT, UNSUPPORTED, WRONG, Answer, Cell, Record, _finite
+from harness.store import Store
+
+CELLS_A_WORKER = 64
+LONGEST_MESSAGE = 2**24
+SECONDS_BETWEEN_LOOKS = 0.2
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one cell may take, and how many workers there are."""
+
+    time_s: float = 60.0
+    memory_bytes: int = 8 * 2**30
+    workers: int = field(default_factory=machine.cores)
+
+    @property
+    def threads(self) -> int:
+        return max(1, machine.cores() // self.workers)
+
+
+Watch = Callable[[dict[Cell, tuple[float, str]]], None]  # of each cell that runs: the fraction done, and what it does
+
+
+def run(cells: Sequence[tuple[Cell, dict[str, str]]], limits: Limits, store: Store | None, watch: Watch = lambda running: None) -> Iterator[Record]:
+    """Answer cells (each with the digests of its code) in any order; each record is stored before it is yielded."""
+    run_id = secrets.token_hex(4)
+    waiting = deque(_batches(cells))
+    workers = [Worker(limits) for _ in range(min(limits.workers, len(waiting)))]
+    try:
+        while waiting or any(worker.busy for worker in workers):
+            for worker in workers:
+                if not worker.busy and waiting:
+                    worker.begin(waiting.popleft())
+            wait([worker.line for worker in workers if worker.busy], timeout=SECONDS_BETWEEN_LOOKS)
+            for worker in workers:
+                for cell, digests, answer, time_s in worker.look():
+                    record = _record(cell, digests, answer, time_s, run_id)
+                    if store:
+                        store.append(record)
+                    yield record
+            watch({worker.cell: worker.progress for worker in workers if worker.busy})
+    finally:
+        for worker in workers:
+            worker.stop()
+
+
+def _batches(cells: Sequence[tuple[Cell, dict[str, str]]]) -> list[list[tuple[Cell, dict[str, str]]]]:
+    """Runs of cells of one implementation and variant, short enough to be shared out evenly."""
+    batches = []
+    for _, group in groupby(cells, key=lambda pair: (pair[0].suite, pair[0].subject)):
+        mates = list(group)
+        batches += [mates[i : i + CELLS_A_WORKER] for i in range(0, len(mates), CELLS_A_WORKER)]
+    return batches
+
+
+class Worker:
+    """A child process and the batch of cells that it is to answer."""
+
+    def __init__(self, limits: Limits):
+        self.limits = limits
+        self.batch: deque[tuple[Cell, dict[str, str]]] = deque()
+        self.process: Any = None
+        self.line: Any = None
+        self.received = b""
+        self.progress = (0.0, "")
+        self.output = ""
+        self.watched: psutil.Process | None = None
+        self.asked_at = self.looked_at = 0.0
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.batch)
+
+    @property
+    def cell(self) -> Cell:
+        return self.batch[0][0]
+
+    def begin(self, batch: Sequence[tuple[Cell, dict[str, str]]]) -> None:
+        """Start on a batch in a new process, so that no implementation sees what another left behind."""
+        self.stop()
+        self.batch = deque(batch)
+        self._start()
+        self._ask()
+
+    def look(self) -> Iterator[tuple[Cell, dict[str, str], Answer, float]]:
+        """Answers that have come in since the last look, those of cells that had to be ended included."""
+        while self.busy:
+            answered = self._received() or self._ended()
+            if answered is None:
+                return
+            cell, digests = self.batch.popleft()
+            answer, time_s = answered
+            if answer.outcome not in (OK, WRONG, UNSUPPORTED):
+                self.stop()  # what failed once may have left anything behind
+                if self.busy:
+                    self._start()
+            if self.busy:
+                self._ask()
+            yield cell, digests, answer, time_s
+
+    def stop(self) -> None:
+        """End the process and all that it started."""
+        if self.process is None:
+            return
+        self.line.close()
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            self.process.kill()  # it had not yet become the leader of its own session
+        self.process.join()
+        Path(self.output).unlink(missing_ok=True)
+        self.process = None
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["__main__", "harness.worker"])
+        handle, self.output = tempfile.mkstemp(prefix="harness-", suffix=".log")
+        os.close(handle)
+        self.line, theirs = socket.socketpair()
+        self.line.setblocking(False)
+        self.received = b""
+        self.process = context.Process(target=_serve, args=(theirs, self.output, self.limits.memory_bytes, self.limits.threads), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.watched = None
+
+    def _ask(self) -> None:
+        self.progress = (0.0, "")
+        self.asked_at = time.monotonic()
+        try:
+            self.line.sendall(json.dumps(_finite(asdict(self.cell))).encode() + b"\n")
+        except OSError:
+            return  # it has ended already; the next look says how
+
+    def _received(self) -> tuple[Answer, float] | None:
+        """The answer, if it is there; progress on the way is taken note of. Never waits: the other side may say anything."""
+        try:
+            while read := self.line.recv(LONGEST_MESSAGE):
+                self.received += read
+                *messages, self.received = self.received.split(b"\n")
+                for message in map(json.loads, messages):
+                    if "answer" in message:
+                        return Answer(**message["answer"]), float(message["time_s"])
+                    self.progress = (float(message["fraction"]), str(message["doing"]))
+                if len(self.received) > LONGEST_MESSAGE:
+                    raise ValueError
+        except BlockingIOError:
+            return None
+        except (ValueError, KeyError, TypeError):
+            return Answer(CRASHED, {}, "the worker sent what is no answer: something wrote over its line to the runner"), self._elapsed()
+        except OSError:
+            pass  # a reset line is a closed one
+        self.process.join(timeout=5)
+        return Answer(CRASHED, {}, _end(self.process.exitcode) + self._last_words()), self._elapsed()
+
+    def _ended(self) -> tuple[Answer, float] | None:
+        """The answer of a cell that takes too long or too much; the process is ended by the caller."""
+        if self._elapsed() > self.limits.time_s:
+            return Answer(TIMED_OUT, {}, f"no answer within {self.limits.time_s:g} s"), self._elapsed()
+        if self._looks_due() and self._resident_bytes() > self.limits.memory_bytes + 2**30:
+            return Answer(OUT_OF_MEMORY, {}, f"took more than {self.limits.memory_bytes / 2**30:g} GiB of memory"), self._elapsed()
+        return None
+
+    def _looks_due(self) -> bool:
+        due = time.monotonic() - self.looked_at > SECONDS_BETWEEN_LOOKS
+        if due:
+            self.looked_at = time.monotonic()
+        return due
+
+    def _elapsed(self) -> float:
+        return time.monotonic() - self.asked_at
+
+    def _resident_bytes(self) -> int:
+        """Memory of the worker and of what it started; it may be gone by now, then none."""
+        try:
+            self.watched = self.watched or psutil.Process(self.process.pid)
+            return sum(process.memory_info().rss for process in [self.watched, *self.watched.children(recursive=True)])
+        except psutil.NoSuchProcess:
+            return 0
+
+    def _last_words(self) -> str:
+        with open(self.output, "rb") as file:
+            file.seek(max(0, Path(self.output).stat().st_size - 2000))
+            lines = file.read().decode(errors="replace").strip().splitlines()
+        return f"; its last words: {lines[-1][:200]}" if lines else ""
+
+
+def _end(exitcode: int | None) -> str:
+    """How a worker that did not answer came to its end."""
+    if exitcode is None:
+        return "the worker closed its connection"
+    if exitcode < 0:
+        name = signal.Signals(-exitcode).name
+        return f"the worker was killed by {name}" + (" (perhaps by the system, for want of memory)" if name == "SIGKILL" else "")
+    return f"the worker exited with status {exitcode} and without an answer"
+
+
+def _serve(*args: Any) -> None:
+    from harness.worker import serve
+
+    serve(*args)
+
+
+def _record(cell: Cell, digests: dict[str, str], answer: Answer, time_s: float, run_id: str) -> Record:
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    return Record(cell, answer.outcome, answer.values, answer.note, digests, machine.name(), machine.versions(), round(time_s, 4), at, run_id)

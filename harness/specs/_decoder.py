@@ -1,0 +1,105 @@
+"""The reference of a small pre-norm decoder around a mixing function: what the language model specs have in common.
+
+Pre-norm (Xiong et al. 2020, arXiv:2002.04745), one more norm before the head, head not tied to the embedding.
+LayerNorm has eps 1e-5 inside the root of the biased variance; GELU is exact (erf), not its tanh approximation.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from harness.spec import Bunch, Case, Spec
+
+CONTRACT = "ids[b n]:int<v -> logits[b n v]"
+SIZES = {"b": 3, "h": 4, "n": 37, "d": 32, "f": 48, "v": 29, "l": 2}
+CASES = {
+    "plain": {},
+    "one_token": {"n": 1},
+    "long": {"n": 150, "b": 1, "l": 1},
+    "one_head": {"h": 1, "d": 12},
+    "three_layers": {"l": 3, "n": 19, "b": 1},
+    "wide_heads": {"h": 2, "d": 96, "n": 11, "l": 1},
+}
+PARAMETERS = """
+    embedding.weight[v d]
+    blocks.*.norm1.weight[d], blocks.*.norm1.bias[d]
+    blocks.*.mixer.q.weight[d d], blocks.*.mixer.k.weight[d d], blocks.*.mixer.v.weight[d d], blocks.*.mixer.o.weight[d d]
+    blocks.*.norm2.weight[d], blocks.*.norm2.bias[d]
+    blocks.*.up.weight[f d], blocks.*.up.bias[f], blocks.*.down.weight[d f], blocks.*.down.bias[d]
+    norm.weight[d], norm.bias[d]
+    head.weight[v d]
+"""
+
+Mix = Callable[[Tensor, Callable[..., Tensor]], Tensor]
+
+
+def gelu(x: Tensor) -> Tensor:
+    return x * (1 + torch.erf(x * 0.5**0.5)) / 2
+
+
+def decoder(ids: Tensor, parameters: Mapping[str, Tensor], mix: Mix, positions: Tensor | None = None, activation=gelu) -> Tensor:
+    """ids[b n] -> logits[b n v]. `mix(x[b n d], project) -> y[b n d]`, where `project(x, "q")` is x times the mixer's q."""
+    x = parameters["embedding.weight"][ids]
+    if positions is not None:
+        x = x + positions
+    for i in range(layers(parameters)):
+        block = f"blocks.{i}."
+        x = x + mix(norm(x, parameters, block + "norm1."), partial(linear, parameters=parameters, name=block + "mixer."))
+        hidden = activation(linear(norm(x, parameters, block + "norm2."), block + "up", parameters))
+        x = x + linear(hidden, block + "down", parameters)
+    return linear(norm(x, parameters, "norm."), "head", parameters)
+
+
+def layers(parameters: Mapping[str, Tensor]) -> int:
+    """How many blocks these parameters are for."""
+    return sum(name.endswith(".norm1.weight") for name in parameters)
+
+
+def linear(x: Tensor, which: str, parameters: Mapping[str, Tensor], name: str = "") -> Tensor:
+    """x times a matrix of the parameters, plus its bias where it has one."""
+    y = x @ parameters[f"{name}{which}.weight"].mT
+    bias = parameters.get(f"{name}{which}.bias")
+    return y if bias is None else y + bias
+
+
+def norm(x: Tensor, parameters: Mapping[str, Tensor], name: str) -> Tensor:
+    """Layer norm over the last axis."""
+    centred = x - x.mean(-1, keepdim=True)
+    scale = (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+    return centred / scale * parameters[name + "weight"] + parameters[name + "bias"]
+
+
+def split(x: Tensor, h: int) -> Tensor:
+    """x[b n d] -> [b h n d/h]: head i has the i-th run of d/h columns."""
+    return x.unflatten(-1, (h, -1)).transpose(1, 2)
+
+
+def join(x: Tensor) -> Tensor:
+    """x[b h n e] -> [b n h*e]."""
+    return x.transpose(1, 2).flatten(-2)
+
+
+def give_laws(spec: Spec) -> None:
+    """Give a language model spec the laws and the input family that all have."""
+    spec.law(when=lambda case: case.n > 1)(the_future_is_invisible)
+    spec.law(a_batch_is_its_rows)
+    spec.family(sharp)
+
+
+def the_future_is_invisible(run, x: Bunch, rng):
+    now = rng.randrange(1, x.ids.shape[1])
+    later = torch.arange(x.ids.shape[1], device=x.ids.device) >= now
+    other = (x.ids * 7 + 3) % x["embedding.weight"].shape[0]
+    return run(x).logits[:, :now], run(x, ids=torch.where(later, other, x.ids)).logits[:, :now]
+
+
+def a_batch_is_its_rows(run, x: Bunch, rng):
+    row = rng.randrange(x.ids.shape[0])
+    return run(x).logits[row : row + 1], run(x, ids=x.ids[row : row + 1]).logits
+
+
+def sharp(x: Bunch, case: Case, rng: torch.Generator) -> dict[str, Tensor]:
+    """Queries and keys three times as long: attention settles on few tokens."""
+    return {name: 3 * tensor for name, tensor in x.items() if name.endswith(("mixer.q.weight", "mixer.k.weight"))}

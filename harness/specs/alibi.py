@@ -1,0 +1,99 @@
+"""Attention with linear biases (Press et al. 2021, arXiv:2108.12409, section 3): the bias that is added to the scores.
+
+The bias is -slope * |query - key|, which is also defined for keys that lie ahead. The official code and BLOOM add
+slope * key instead, which is the same under a causal mask (a row's constant cancels) and differs elsewhere.
+Slopes for h heads: 2^(-8 (i + 1) / h) for a power of two; otherwise those of the power of two below, followed by
+every second slope of the power of two above, as in the official code, BLOOM and MPT.
+"""
+
+import torch
+from torch import Tensor
+
+from harness.spec import Bunch, Case, spec
+
+
+@spec(
+    "query[n]:int<far, key[m]:int<far -> bias[h n m]",
+    h=8,
+    n=37,
+    m=53,
+    far=64,
+    cases={
+        "plain": {},
+        "one_query": {"n": 1},
+        "two_heads": {"h": 2},
+        "one_head": {"h": 1},
+        "twelve_heads": {"h": 12},  # not a power of two: the second list starts at the wrong end
+        "six_heads": {"h": 6},
+        "far": {"far": 4096},  # consecutive integers above 256 are equal in bfloat16
+    },
+)
+def alibi(query: Tensor, key: Tensor, *, h: int = 8) -> Tensor:
+    return biases(query, key, slopes(h, query.device))
+
+
+def slopes(h: int, device: torch.device | None = None) -> Tensor:
+    """One slope per head [h]."""
+    below = 1 << (h.bit_length() - 1)
+    first = 2.0 ** (-8 * torch.arange(1, below + 1, dtype=torch.float64, device=device) / below)
+    second = 2.0 ** (-8 * torch.arange(1, 2 * below + 1, 2, dtype=torch.float64, device=device) / (2 * below))
+    return torch.cat([first, second[: h - below]])
+
+
+def biases(query: Tensor, key: Tensor, slope: Tensor) -> Tensor:
+    """Minus slope times distance: [h n m]."""
+    distance = (query[:, None] - key[None, :]).abs()
+    return -slope[:, None, None] * distance
+
+
+@alibi.law
+def only_the_distance_counts(run, x: Bunch, rng):
+    shift = rng.randrange(1, 1000)
+    return run(x).bias, run(x, query=x.query + shift, key=x.key + shift).bias
+
+
+@alibi.law
+def nearness_is_symmetric(run, x: Bunch, rng):
+    return run(x).bias, run(x, query=x.key, key=x.query).bias.mT
+
+
+@alibi.mistake("slopes start at one")
+def _(query, key, *, h):
+    return biases(query, key, slopes(h) * 2 ** (8 / h))
+
+
+@alibi.mistake("slopes of a number of heads that is no power of two follow the simple formula")
+def _(query, key, *, h):
+    return biases(query, key, 2.0 ** (-8 * torch.arange(1, h + 1, dtype=torch.float64) / h))
+
+
+@alibi.mistake("the second list of slopes starts at its second entry")
+def _(query, key, *, h):
+    below = 1 << (h.bit_length() - 1)
+    second = 2.0 ** (-8 * torch.arange(2, 2 * below + 1, 2, dtype=torch.float64) / (2 * below))
+    return biases(query, key, torch.cat([slopes(below), second[: h - below]]))
+
+
+@alibi.mistake("the sign is turned")
+def _(query, key, *, h):
+    return -biases(query, key, slopes(h))
+
+
+@alibi.mistake("keys ahead are rewarded")
+def _(query, key, *, h):
+    return -slopes(h)[:, None, None] * (query[:, None] - key[None, :])
+
+
+@alibi.mistake("rows are numbered instead of reading their positions")
+def _(query, key, *, h):
+    return biases(torch.arange(len(query)), torch.arange(len(key)), slopes(h))
+
+
+@alibi.mistake("positions are rounded to bfloat16")
+def _(query, key, *, h):
+    return biases(query.to(torch.bfloat16).double(), key.to(torch.bfloat16).double(), slopes(h))
+
+
+@alibi.mistake("heads are in the opposite order")
+def _(query, key, *, h):
+    return biases(query, key, slopes(h).flip(0))

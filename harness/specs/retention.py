@@ -1,0 +1,250 @@
+"""Retention (Sun et al. 2023, arXiv:2307.08621, eq. 5-7) with explicit state: what was seen goes in as `past`, comes out as `state`.
+
+Where papers and libraries disagree, this side is taken:
+- This is the sum alone: the scale d^-1/2, the rotation (`rotary`), the normalisation of scores and the group norm
+  stand around it, in the model (torchscale and fla each fold some of them in).
+- A token's own key enters before it is read, without decay: out_n = q_n (decay * state_{n-1} + k_n v_n^T).
+- `decay` is given per head and stays in float32; RetNet's are 1 - 2^(-5 - head), other code spaces them otherwise.
+"""
+
+import torch
+from torch import Tensor
+
+from harness.spec import Bunch, Case, spec
+
+
+@spec(
+    "q[b h n d], k[b h n d], v[b h n e], past[b h d e], decay[h]:float32 -> out[b h n e], state[b h d e]",
+    b=2,
+    h=3,
+    n=37,
+    d=8,
+    e=5,
+    cases={
+        "plain": {},
+        "one_step": {"n": 1},
+        "two_steps": {"n": 2},
+        "whole_chunks": {"n": 64},  # no ragged chunk
+        "long": {"n": 150, "b": 1, "h": 2},  # several chunks
+        "wide": {"n": 19, "h": 2, "d": 64, "e": 32},
+        "one_head": {"h": 1},
+    },
+)
+def retention(q: Tensor, k: Tensor, v: Tensor, past: Tensor, decay: Tensor) -> tuple[Tensor, Tensor]:
+    state, out = past, []
+    for q_n, k_n, v_n in zip(q.unbind(2), k.unbind(2), v.unbind(2), strict=True):
+        state = decay[:, None, None] * state + k_n[..., :, None] * v_n[..., None, :]
+        out.append((q_n[..., None, :] @ state).squeeze(-2))
+    return torch.stack(out, dim=2), state
+
+
+def retnet_decay(h: int) -> Tensor:
+    """The decays of RetNet's h heads: 1 - 2^-5, 1 - 2^-6, ... [h], float64."""
+    return 1 - 2.0 ** (-5 - torch.arange(h, dtype=torch.float64))
+
+
+@retention.family
+def normal(x: Bunch, case: Case, rng: torch.Generator):
+    return {"decay": retnet_decay(case.h)}
+
+
+@retention.family
+def large(x: Bunch, case: Case, rng: torch.Generator):
+    big = {name: 3 * x[name] + 2 for name in ("q", "k", "v", "past")}
+    return {**big, "decay": retnet_decay(case.h)}
+
+
+@retention.family
+def sharp(x: Bunch, case: Case, rng: torch.Generator):
+    """A few keys are a hundred times the others."""
+    loud = torch.rand(case.n, 1, generator=rng) < 0.1
+    return {"k": torch.where(loud, 10 * x.k, x.k / 10), "decay": retnet_decay(case.h)}
+
+
+@retention.family
+def needle(x: Bunch, case: Case, rng: torch.Generator):
+    """Only tokens at the edges of chunks are heard, and the last one."""
+    step = torch.arange(case.n)
+    heard = (step % 16 == 0) | (step % 16 == 15) | (step == case.n - 1)
+    return {"k": x.k * heard[:, None], "past": 0 * x.past, "decay": retnet_decay(case.h)}
+
+
+@retention.family
+def fast_decay(x: Bunch, case: Case, rng: torch.Generator):
+    """Heads that forget at once, in a few steps, and never."""
+    return {"decay": torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64).repeat(case.h)[: case.h]}
+
+
+@retention.law(when=lambda case: case.n > 1)
+def two_halves_make_a_whole(run, x: Bunch, rng):
+    cut = rng.randrange(1, x.q.shape[2])
+    first = run(x, **{name: x[name][:, :, :cut] for name in "qkv"})
+    second = run(x, **{name: x[name][:, :, cut:] for name in "qkv"}, past=first.state)
+    whole = run(x)
+    return (torch.cat([first.out, second.out], 2), second.state), (whole.out, whole.state)
+
+
+@retention.law(when=lambda case: 1 < case.n <= 64)
+def one_by_one_makes_a_whole(run, x: Bunch, rng):
+    state, out = x.past, []
+    for n in range(x.q.shape[2]):
+        one = run(x, **{name: x[name][:, :, n : n + 1] for name in "qkv"}, past=state)
+        state = one.state
+        out.append(one.out)
+    whole = run(x)
+    return (torch.cat(out, 2), state), (whole.out, whole.state)
+
+
+@retention.law(when=lambda case: case.n > 1)
+def the_future_is_invisible(run, x: Bunch, rng):
+    now = rng.randrange(1, x.q.shape[2])
+    later = (torch.arange(x.q.shape[2], device=x.q.device) >= now)[:, None]
+    changed = {name: torch.where(later, -9 * x[name].flip(2), x[name]) for name in "qkv"}
+    return run(x).out[:, :, :now], run(x, **changed).out[:, :, :now]
+
+
+@retention.law
+def a_batch_is_its_rows(run, x: Bunch, rng):
+    row = rng.randrange(x.q.shape[0])
+    alone = run(x, **{name: x[name][row : row + 1] for name in ("q", "k", "v", "past")})
+    whole = run(x)
+    return (whole.out[row : row + 1], whole.state[row : row + 1]), (alone.out, alone.state)
+
+
+@retention.law(when=lambda case: case.h > 1)
+def permuting_heads_permutes_the_output(run, x: Bunch, rng):
+    order = rng.sample(range(x.q.shape[1]), x.q.shape[1])
+    permuted = run(x, **{name: x[name][:, order] for name in ("q", "k", "v", "past")}, decay=x.decay[order])
+    whole = run(x)
+    return (whole.out[:, order], whole.state[:, order]), (permuted.out, permuted.state)
+
+
+def _steps(q, k, v, past, decay, step):
+    """Run `step(n, state, q_n, decay, write) -> (out_n, state)` over the tokens; `write` is the outer product of key and value."""
+    state, out, gamma = past, [], decay[:, None, None]
+    for n in range(q.shape[2]):
+        write = k[:, :, n, :, None] * v[:, :, n, None, :]
+        out_n, state = step(n, state, q[:, :, n, None, :], gamma, write)
+        out.append(out_n.squeeze(-2))
+    return torch.stack(out, 2), state
+
+
+@retention.mistake("decays one step too late")
+def _(q, k, v, past, decay):
+    def step(n, state, q_n, gamma, write):
+        state = state * (gamma if n > 0 else 1.0) + write
+        return q_n @ state, state
+
+    return _steps(q, k, v, past, decay, step)
+
+
+@retention.mistake("a token's own key decays before it is read")
+def _(q, k, v, past, decay):
+    def step(n, state, q_n, gamma, write):
+        state = gamma * (state + write)
+        return q_n @ state, state
+
+    return _steps(q, k, v, past, decay, step)
+
+
+@retention.mistake("a token is read before its key is written")
+def _(q, k, v, past, decay):
+    def step(n, state, q_n, gamma, write):
+        return q_n @ (gamma * state), gamma * state + write
+
+    return _steps(q, k, v, past, decay, step)
+
+
+@retention.mistake("the past is ignored")
+def _(q, k, v, past, decay):
+    return retention(q, k, v, 0 * past, decay)
+
+
+@retention.mistake("the past is read without decay")
+def _(q, k, v, past, decay):
+    out, state = retention(q, k, v, 0 * past, decay)
+    power = decay[:, None, None] ** q.shape[2]
+    return out + q @ past, state + power * past
+
+
+@retention.mistake("the final state misses the last token")
+def _(q, k, v, past, decay):
+    out, _ = retention(q, k, v, past, decay)
+    _, state = retention(q[:, :, :-1], k[:, :, :-1], v[:, :, :-1], past, decay) if q.shape[2] > 1 else (None, past)
+    return out, state
+
+
+@retention.mistake("the final state has decayed once more")
+def _(q, k, v, past, decay):
+    out, state = retention(q, k, v, past, decay)
+    return out, decay[:, None, None] * state
+
+
+@retention.mistake("the final state misses the past")
+def _(q, k, v, past, decay):
+    out, _ = retention(q, k, v, past, decay)
+    return out, retention(q, k, v, 0 * past, decay)[1]
+
+
+@retention.mistake("the final state is transposed into place")
+def _(q, k, v, past, decay):
+    out, state = retention(q, k, v, past, decay)
+    return out, state.mT.reshape(state.shape)
+
+
+@retention.mistake("all heads decay like the first")
+def _(q, k, v, past, decay):
+    return retention(q, k, v, past, decay[:1].expand_as(decay))
+
+
+@retention.mistake("nothing decays")
+def _(q, k, v, past, decay):
+    return retention(q, k, v, past, torch.ones_like(decay))
+
+
+@retention.mistake("each chunk of 16 starts from nothing")
+def _(q, k, v, past, decay):
+    def step(n, state, q_n, gamma, write):
+        state = (gamma * state if n % 16 or n == 0 else 0 * state) + write
+        return q_n @ state, state
+
+    return _steps(q, k, v, past, decay, step)
+
+
+@retention.mistake("the state decays once too often at each edge of 16")
+def _(q, k, v, past, decay):
+    def step(n, state, q_n, gamma, write):
+        state = gamma * (state if n % 16 or n == 0 else gamma * state) + write
+        return q_n @ state, state
+
+    return _steps(q, k, v, past, decay, step)
+
+
+@retention.mistake("a last ragged chunk of 16 is dropped")
+def _(q, k, v, past, decay):
+    whole = max(1, q.shape[2] // 16 * 16)
+    out, state = retention(q[:, :, :whole], k[:, :, :whole], v[:, :, :whole], past, decay)
+    return torch.cat([out, 0 * v[:, :, whole:]], 2), state
+
+
+@retention.mistake("scores are scaled by d^-1/2")
+def _(q, k, v, past, decay):
+    return retention(q * q.shape[-1] ** -0.5, k, v, past, decay)
+
+
+@retention.mistake("backward stops at the past")
+def _(q, k, v, past, decay):
+    return retention(q, k, v, past.detach(), decay)
+
+
+@retention.mistake("backward stops at the final state")
+def _(q, k, v, past, decay):
+    out, state = retention(q, k, v, past, decay)
+    return out, state.detach()
+
+
+@retention.mistake("backward decays one step too late")
+def _(q, k, v, past, decay):
+    right, state = retention(q, k, v, past, decay)
+    wrong, _ = retention(q, k / decay[:, None, None].clamp(min=0.1), v, past, decay)
+    return right.detach() + wrong - wrong.detach(), state

@@ -1,0 +1,109 @@
+"""RetNet, a language model with multi-scale retention (Sun et al. 2023, arXiv:2307.08621, eq. 5-8).
+
+Where the paper and libraries disagree, this side is taken:
+- Angles as in torchscale: frequencies 10000^-linspace(0, 1, d/2), both ends included; rotary's leave the upper end out.
+- Decays 1 - 2^(-5 - head), as in the paper and torchscale; other code spaces them by the logarithm.
+- Each head is brought to unit mean square, without mean removal and without gain (torchscale); the paper writes GroupNorm.
+- eps is 0: the forms of retention differ by scale, so any eps makes them different models (4e-2 in the logits of torchscale).
+- d^-1/2 stands on the keys, as in the code. Scores are left as they are: the paper's three normalisers are undone by the norm.
+- Values are as wide as keys; the paper's are twice as wide. The feed-forward part is GELU, as in the first version.
+"""
+
+import torch
+from torch import Tensor
+
+from harness.spec import spec
+from harness.specs._decoder import CASES, CONTRACT, PARAMETERS, SIZES, decoder, give_laws, join, split
+from harness.specs.retention import retention, retnet_decay
+from harness.specs.rotary import angles as rotary_angles
+from harness.specs.rotary import rotate
+
+WITH_GATE = PARAMETERS + "blocks.*.mixer.gate.weight[d d]"
+
+
+@spec(CONTRACT, parameters=WITH_GATE, cases=CASES, **SIZES)
+def retnet(ids: Tensor, parameters: dict[str, Tensor], *, h: int = 4) -> Tensor:
+    return _with(ids, parameters, h)
+
+
+def unit_square(out: Tensor) -> Tensor:
+    """Each row to mean square 1."""
+    return out / out.square().mean(-1, keepdim=True).sqrt()
+
+
+def silu(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(x)
+
+
+def angles(position: Tensor, d: int) -> Tensor:
+    """Angle [n d/2] of each pair at each position."""
+    exponent = torch.linspace(0, 1, d // 2, dtype=torch.float64, device=position.device)
+    return position.to(torch.float64)[:, None] * 10000.0**-exponent
+
+
+def _with(ids, parameters, h, *, angles=angles, decay=retnet_decay, retain=retention, head_norm=unit_square, gate=silu):
+    position = torch.arange(ids.shape[1], device=ids.device)
+
+    def mix(x, project):
+        q, k, v = (split(project(x, name), h) for name in "qkv")
+        d = q.shape[-1]
+        turned = angles(position, d)
+        nothing = torch.zeros(d, d, dtype=x.dtype, device=x.device).expand(len(ids), h, d, d)
+        out, _ = retain(rotate(q, turned), rotate(k * d**-0.5, turned), v, nothing, decay(h).to(x.device))
+        return project(gate(project(x, "gate")) * join(head_norm(out)), "o")
+
+    return decoder(ids, parameters, mix)
+
+
+give_laws(retnet)
+
+
+@retnet.mistake("sees the future")
+def _(ids, parameters, *, h):
+    def both_ways(q, k, v, past, decay):
+        return retention(q, k, v, past, decay)[0] + retention(q.flip(2), k.flip(2), v.flip(2), past, decay)[0].flip(2), past
+
+    return _with(ids, parameters, h, retain=both_ways)
+
+
+@retnet.mistake("nothing decays")
+def _(ids, parameters, *, h):
+    return _with(ids, parameters, h, decay=lambda h: torch.ones(h, dtype=torch.float64))
+
+
+@retnet.mistake("starts from a state of ones")
+def _(ids, parameters, *, h):
+    def from_ones(q, k, v, past, decay):
+        return retention(q, k, v, past + 1, decay)
+
+    return _with(ids, parameters, h, retain=from_ones)
+
+
+@retnet.mistake("all heads decay like the first")
+def _(ids, parameters, *, h):
+    return _with(ids, parameters, h, decay=lambda h: retnet_decay(1).expand(h))
+
+
+@retnet.mistake("frequencies leave the upper end out, as rotary's")
+def _(ids, parameters, *, h):
+    return _with(ids, parameters, h, angles=rotary_angles)
+
+
+@retnet.mistake("the head norm removes the mean")
+def _(ids, parameters, *, h):
+    return _with(ids, parameters, h, head_norm=lambda out: unit_square(out - out.mean(-1, keepdim=True)))
+
+
+@retnet.mistake("the norm goes over all heads at once")
+def _(ids, parameters, *, h):
+    return _with(ids, parameters, h, head_norm=lambda out: split(unit_square(join(out)), h))
+
+
+@retnet.mistake("the gate is a sigmoid")
+def _(ids, parameters, *, h):
+    return _with(ids, parameters, h, gate=torch.sigmoid)
+
+
+@retnet.mistake("eps of the head norm is 1e-5")
+def _(ids, parameters, *, h):
+    return _with(ids, parameters, h, head_norm=lambda out: out / (out.square().mean(-1, keepdim=True) + 1e-5).sqrt())

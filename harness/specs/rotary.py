@@ -1,0 +1,111 @@
+"""Rotary position embedding (Su et al. 2021, arXiv:2104.09864, eq. 34).
+
+Pairs are adjacent (2i, 2i+1) as in the paper, GPT-J and RoFormer; GPT-NeoX and Llama pair i with i + d/2.
+Frequencies are base^(-2i/d), i = 0 ... d/2 - 1. Positions are given: a decoder starts where its past ends.
+"""
+
+import torch
+from torch import Tensor
+
+from harness.spec import Bunch, Case, spec
+
+
+@spec(
+    "x[b h n d], position[n]:int<far -> out[b h n d]",
+    b=2,
+    h=3,
+    n=37,
+    d=8,
+    far=64,
+    cases={
+        "plain": {},
+        "one_step": {"n": 1},
+        "wide": {"d": 64},
+        "narrow": {"d": 2},
+        "far": {"far": 4096},  # a table that ends too early, angles in a small dtype
+        "base": {"base": 500.0},  # a base that is built in
+    },
+)
+def rotary(x: Tensor, position: Tensor, *, base: float = 10000.0) -> Tensor:
+    return rotate(x, angles(position, x.shape[-1], base))
+
+
+def angles(position: Tensor, d: int, base: float = 10000.0) -> Tensor:
+    """Angle [n d/2] of each pair at each position."""
+    frequency = base ** (-torch.arange(0, d, 2, dtype=torch.float64, device=position.device) / d)
+    return position.to(torch.float64)[:, None] * frequency
+
+
+def rotate(x: Tensor, angle: Tensor) -> Tensor:
+    """Turn each adjacent pair of x [... n d] by its angle [n d/2]."""
+    even, odd = x[..., 0::2], x[..., 1::2]
+    cos, sin = angle.cos(), angle.sin()
+    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)
+
+
+@rotary.law
+def position_zero_turns_nothing(run, x: Bunch, rng):
+    return run(x, position=torch.zeros_like(x.position)).out, x.x
+
+
+@rotary.law
+def a_pair_keeps_its_length(run, x: Bunch, rng):
+    def lengths(y: Tensor) -> Tensor:
+        return y.unflatten(-1, (-1, 2)).square().sum(-1)
+
+    return lengths(run(x).out), lengths(x.x)
+
+
+@rotary.law
+def two_turns_add_up(run, x: Bunch, rng):
+    once = run(x).out
+    return run(x, x=once).out, run(x, position=2 * x.position).out
+
+
+@rotary.mistake("halves are paired instead of neighbours")
+def _(x, position, *, base):
+    order = torch.cat([torch.arange(0, x.shape[-1], 2), torch.arange(1, x.shape[-1], 2)])
+    halves = rotate(x[..., torch.argsort(order)], angles(position, x.shape[-1], base))
+    return halves[..., order]
+
+
+@rotary.mistake("turns the other way")
+def _(x, position, *, base):
+    return rotate(x, -angles(position, x.shape[-1], base))
+
+
+@rotary.mistake("both ends of the exponent range are included")
+def _(x, position, *, base):
+    exponent = torch.linspace(0, 1, x.shape[-1] // 2, dtype=torch.float64)
+    return rotate(x, position[:, None] * base**-exponent)
+
+
+@rotary.mistake("counts from one")
+def _(x, position, *, base):
+    return rotate(x, angles(position + 1, x.shape[-1], base))
+
+
+@rotary.mistake("numbers the rows instead of reading their positions")
+def _(x, position, *, base):
+    return rotate(x, angles(torch.arange(len(position)), x.shape[-1], base))
+
+
+@rotary.mistake("the base is built in")
+def _(x, position, *, base):
+    return rotate(x, angles(position, x.shape[-1]))
+
+
+@rotary.mistake("angles are rounded to bfloat16")
+def _(x, position, *, base):
+    return rotate(x, angles(position, x.shape[-1], base).to(torch.bfloat16).to(torch.float64))
+
+
+@rotary.mistake("the last pair is left as it is")
+def _(x, position, *, base):
+    turned = rotate(x, angles(position, x.shape[-1], base))
+    return torch.cat([turned[..., :-2], x[..., -2:]], -1)
+
+
+@rotary.family
+def large(x: Bunch, case: Case, rng: torch.Generator):
+    return {"x": 100 * x.x + 30}

@@ -1,0 +1,106 @@
+"""The verdict on what an implementation returned, and the words for it. A verdict is a value, never an exception."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness import compare, rounding
+from harness.cell import OK, WRONG, Answer
+
+# An element counts as wrong where it is off by more than this many budgets of its row.
+ELEMENT = 4.0
+GRADES = ("A", "B")
+FEW = 6
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Score and grade: A within the budget, B within that of low-precision intermediates, none beyond."""
+
+    score: float
+    grade: str
+    scores: Mapping[str, float] = field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def answer(self) -> Answer:
+        values = {"score": self.score, "grade": self.grade, "scores": dict(self.scores)}
+        return Answer(OK if self.grade else WRONG, values, self.note)
+
+
+def judge(
+    function: rounding.Function,
+    x: dict[str, Tensor],
+    got: Mapping[str, Tensor],
+    dtype: torch.dtype,
+    axes: Mapping[str, Sequence[str]],
+    seed: int = 0,
+) -> Verdict:
+    """Compare named results with those of `function` on the same inputs, within its rounding budget.
+
+    `axes` names the axes of each result, for the message.
+    """
+    if not got:
+        return Verdict(float("inf"), "", {}, "  nothing was compared")
+    x = {name: tensor.cpu() for name, tensor in x.items()}
+    got = {name: tensor.detach().cpu() for name, tensor in got.items()}
+    truth = rounding.truth(function, x)
+    for grade in GRADES:
+        budget = rounding.budget(function, x, dtype, seed=seed, intermediates=grade != "A")
+        scores = {name: compare.score(got[name], truth[name], budget[name]) for name in got}
+        if grade == "A":
+            strict, allowed = scores, budget
+        if max(scores.values()) <= 1:
+            return Verdict(max(strict.values()), grade, strict)
+    worst = max(strict, key=lambda name: strict[name])
+    note = _difference(worst, got[worst], truth[worst], allowed[worst], axes.get(worst, ()), strict[worst], dtype)
+    return Verdict(strict[worst], "", strict, note)
+
+
+def _difference(name: str, got: Tensor, truth: Tensor, budget: Tensor, axes: Sequence[str], score: float, dtype: torch.dtype) -> str:
+    """The lines that say where a result is off, and by how much."""
+    if truth.numel() == 0:
+        return f"  {name} is empty: nothing was compared"
+    got, truth = got.double(), truth.double()
+    error = torch.where(got == truth, 0.0, (got - truth).abs()).nan_to_num(nan=torch.inf)
+    allowed = budget.square().mean(-1, keepdim=True).sqrt() if budget.dim() else budget
+    off = torch.where(error == 0, 0.0, error / allowed)
+    at = torch.unravel_index(off.argmax(), off.shape)
+    index = " ".join(f"{axis}={int(i)}" for axis, i in zip(axes, at, strict=True)) if axes else ", ".join(str(int(i)) for i in at)
+    wrong = off > ELEMENT
+    lines = [
+        f"  {name}[{index}] is {got[at]:.6g}, but should be {truth[at]:.6g}",
+        f"  score {score:.2g}, allowed 1 (rounding budget of {str(dtype).removeprefix('torch.')} on this input)",
+        f"  {_share(wrong)}{_confined(wrong, axes)}" if wrong.any() else "  no element stands out: all are a little off, in the same way",
+    ]
+    if not got.isfinite().all() and truth.isfinite().all():
+        lines.append(f"  {int((~got.isfinite()).sum())} of {got.numel()} elements are NaN or infinite")
+    return "\n".join(lines)
+
+
+def _share(wrong: Tensor) -> str:
+    count, share = int(wrong.sum()), wrong.double().mean().item()
+    if share == 1:
+        return "every element wrong"
+    return f"{share:.0%} of elements wrong" if share >= 0.01 else f"{count} of {wrong.numel()} elements wrong"
+
+
+def _confined(wrong: Tensor, axes: Sequence[str]) -> str:
+    """On which few indices of an axis everything wrong lies."""
+    for dim in sorted(range(wrong.dim()), key=lambda dim: -wrong.shape[dim]):
+        where = wrong.any(dim=tuple(d for d in range(wrong.dim()) if d != dim)).nonzero().flatten().tolist() if wrong.dim() > 1 else []
+        if where and len(where) < wrong.shape[dim] and axes:
+            run = where == list(range(where[0], where[-1] + 1))
+            if len(where) <= FEW or run:
+                said = ", ".join(map(str, where)) if len(where) <= FEW else f"{where[0]} ... {where[-1]}"
+                return f", all at {axes[dim]} = {said}"
+    return ""
+
+
+def axes_of(spec: Any, case: Any) -> dict[str, Sequence[str]]:
+    """Axis names of every output and gradient of a spec."""
+    named = {tensor.name: tensor.axes for tensor in spec.contract.outputs}
+    return named | {f"{tensor.name}.grad": tensor.axes for tensor in spec.given(case)}

@@ -1,0 +1,125 @@
+"""A worker answers cells, one in, one answer out; it is the only place where code under test is loaded.
+
+It is a child process: its standard output and error go to a file, its memory is limited, it dies with its parent,
+and whatever the code under test does ends as an outcome with a sentence.
+"""
+
+import ctypes
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict
+from multiprocessing import resource_tracker
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness import Unsupported, catalogue
+from harness.cell import CRASHED, OUT_OF_MEMORY, UNSUPPORTED, WRONG, Answer, Cell, _finite
+from harness.contract import ContractError
+
+Progress = Callable[[float, str], None]
+PR_SET_PDEATHSIG = 1
+LARGEST_FILE = 8 * 2**30
+SECONDS_BETWEEN_REPORTS = 0.1
+
+
+def serve(line: socket.socket, output: str, memory_bytes: int, threads: int) -> None:
+    """Answer cells, a line of JSON each, until the line closes."""
+    _confine(output, memory_bytes, keep=line.fileno())
+    torch.set_num_threads(threads)
+    for question in line.makefile("rb"):
+        cell = Cell(**json.loads(question))
+        began = time.perf_counter()
+        answer = asked(cell, _reporter(line))
+        _send(line, {"answer": _finite(asdict(answer)), "time_s": time.perf_counter() - began})
+
+
+def asked(cell: Cell, progress: Progress = lambda fraction, doing: None) -> Answer:
+    """The answer to a cell; nothing that the implementation raises comes out of here."""
+    try:
+        from harness.implementation import Implementation
+
+        suite = catalogue.load(catalogue.find("suite", cell.suite).path)
+        return suite.measure(cell, Implementation.of(cell), progress)
+    except Unsupported as reason:
+        return Answer(UNSUPPORTED, {}, str(reason) or "says it is unsupported, and not why")
+    except ContractError as error:
+        return Answer(WRONG, {}, str(error))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        if _ran_out_of_memory(error):
+            return Answer(OUT_OF_MEMORY, {}, f"asked for more memory than allowed: {type(error).__name__} at {_place(error)}")
+        return Answer(CRASHED, {}, f"{_described(error)}, at {_place(error)}")
+
+
+def _confine(output: str, memory_bytes: int, keep: int) -> None:
+    """Own session, dies with the parent, no descriptor but its own, output to a file, memory limited beyond what is used already."""
+    os.setsid()
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    # The lines to the fork server and to its tracker are everybody's: code under test must not find them.
+    resource_tracker._resource_tracker._fd = None
+    os.closerange(3, keep)
+    os.closerange(keep + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    sys.stdin = os.fdopen(0, closefd=False)
+    # Private writable memory alone is limited (data), not addresses: torch maps far more than it uses.
+    used = next(int(line.split()[1]) * 1024 for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmData"))
+    resource.setrlimit(resource.RLIMIT_DATA, (used + memory_bytes,) * 2)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST_FILE,) * 2)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _send(line: socket.socket, message: dict[str, Any]) -> None:
+    line.sendall(json.dumps(message).encode() + b"\n")
+
+
+def _reporter(line: socket.socket) -> Progress:
+    last = -1.0
+
+    def report(fraction: float, doing: str) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= SECONDS_BETWEEN_REPORTS:
+            last = now
+            _send(line, {"fraction": float(fraction), "doing": str(doing)})
+
+    return report
+
+
+def _ran_out_of_memory(error: BaseException) -> bool:
+    text = str(error)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text or "not enough memory" in text
+
+
+def _described(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return f"called exit({'' if error.code is None else error.code})"
+    return f"raised {type(error).__name__}: {_first_line(error)}"
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else "without a message"
+
+
+def _place(error: BaseException) -> str:
+    """File, line and function in which it was raised: the innermost frame outside of libraries."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames:
+        return "an unknown place"
+    ours = [frame for frame in frames if "site-packages" not in frame.filename and not frame.filename.startswith(sys.base_prefix)]
+    frame = (ours or frames)[-1]
+    return f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}"

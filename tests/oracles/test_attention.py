@@ -1,0 +1,82 @@
+"""The reference of attention against torch's own: scaled_dot_product_attention with its gradients, and flex_attention.
+
+Masks are written out key by key here, by the table of visibilities, so that a wrong mask of the spec has nothing to agree with.
+"""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+from harness.spec import Bunch, Case
+from harness.specs.alibi import slopes
+from harness.specs.attention import attend, attention, visible
+
+each_case = pytest.mark.parametrize("name", attention.cases)
+each_family = pytest.mark.parametrize("family", attention.families)
+
+
+def sees(i: int, j: int, case: Case) -> bool:
+    """Whether query i, which stands at place i + m - n, sees key j."""
+    place = i + case.m - case.n
+    if case.visibility == "full":
+        return True
+    if case.visibility == "prefix" and j < case.prefix:
+        return True
+    if case.visibility == "sliding_window":
+        return 0 <= place - j <= case.window - 1
+    return j <= place
+
+
+def mask(case: Case) -> Tensor:
+    return torch.tensor([[sees(i, j, case) for j in range(case.m)] for i in range(case.n)])
+
+
+def sdpa(x: Bunch, case: Case) -> Tensor:
+    shown = mask(case)
+    if "bias" in x:
+        shown = torch.zeros(1, case.h, case.n, case.m, dtype=torch.float64).masked_fill(~shown, -torch.inf) + x.bias
+    return F.scaled_dot_product_attention(x.q, x.k, x.v, attn_mask=shown, enable_gqa=case.h != case.g)
+
+
+@each_family
+@each_case
+def test_values_and_gradients_are_those_of_sdpa(name: str, family: str, agree: Any) -> None:
+    case = attention.case(name, torch.float64)
+    x = attention.inputs(case, family, cotangents=True)
+    leaves = Bunch({name: x[name].requires_grad_() for name in attention.differentiable(case)})
+    ours, theirs = attention.reference(leaves, case).out, sdpa(leaves, case)
+    agree(ours, theirs)
+    gradients = [torch.autograd.grad(out, list(leaves.values()), x["out.grad"]) for out in (ours, theirs)]
+    for our, their in zip(*gradients, strict=True):
+        agree(our, their)
+
+
+@each_family
+@each_case
+def test_values_are_those_of_flex_attention(name: str, family: str, agree: Any) -> None:
+    case = attention.case(name, torch.float64)
+    x = attention.inputs(case, family)
+    # A bias that is 0 everywhere stands for no bias.
+    bias, shown = x.get("bias", torch.zeros(case.h, case.n, case.m, dtype=torch.float64)), mask(case)
+    blocks = create_block_mask(lambda b, h, i, j: shown[i, j], None, None, case.n, case.m, device="cpu")
+    theirs = flex_attention(
+        x.q, x.k, x.v, lambda score, b, h, i, j: score + bias[h, i, j], blocks, enable_gqa=case.h != case.g
+    )
+    agree(attention.reference(x, case).out, theirs)
+
+
+def test_alibi_is_a_bias(agree: Any) -> None:
+    """Together with the spec `alibi`: its slopes times the distance between places, as a score modification of flex_attention."""
+    case = attention.case("longer_past", torch.float64)
+    x, slope, past = attention.inputs(case), slopes(case.h), case.m - case.n
+    distance = torch.tensor([[abs(i + past - j) for j in range(case.m)] for i in range(case.n)])
+    ours = attend(x.q, x.k, x.v, -slope[:, None, None] * distance, visible(case.n, case.m, "causal"))
+    blocks = create_block_mask(lambda b, h, i, j: j <= i + past, None, None, case.n, case.m, device="cpu")
+    theirs = flex_attention(
+        x.q, x.k, x.v, lambda score, b, h, i, j: score - slope[h] * (i + past - j), blocks, enable_gqa=True
+    )
+    agree(ours, theirs)

@@ -1,0 +1,36 @@
+"""Every known mistake of every spec is caught by some case and input family, in float32 and in bfloat16, without a GPU."""
+
+from functools import cache
+
+import pytest
+import torch
+
+from harness import audit, catalogue
+from harness.spec import Mistake
+
+SPECS = {name: catalogue.load_spec(name) for name in catalogue.specs()}
+MISTAKES = [(spec, mistake) for spec in SPECS for mistake in SPECS[spec].mistakes]
+# Beyond what bfloat16 can show: the reason stands beside each.
+INVISIBLE_IN_BFLOAT16: dict[tuple[str, str], str] = {}
+
+
+@cache
+def questions(spec: str, dtype: torch.dtype) -> list[audit.Question]:
+    return audit.questions(SPECS[spec], dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("spec", "mistake"), MISTAKES, ids=lambda word: word.replace(" ", "_"))
+def test_a_mistake_is_caught(spec: str, mistake: str, dtype: torch.dtype):
+    if dtype == torch.bfloat16 and (reason := INVISIBLE_IN_BFLOAT16.get((spec, mistake))):
+        pytest.skip(reason)
+    found = audit.caught(SPECS[spec].mistakes[mistake], questions(spec, dtype))
+    assert next(found, None), f"{spec}: no case catches that {mistake!r} in {dtype}"
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_the_reference_itself_is_no_mistake(spec: str):
+    right = Mistake("none", SPECS[spec].function)
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        for question, score in audit.caught(right, questions(spec, dtype)):
+            pytest.fail(f"{spec} rejects itself in case {question.case.name}, {dtype}, inputs {question.family}: score {score:.2g}")

@@ -1,0 +1,49 @@
+"""Every saboteur in tests/saboteurs ends with its own outcome and a sentence, its honest look-alike is accepted, and nobody else suffers."""
+
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from harness import catalogue, runner
+from harness.cell import Cell, Record
+
+FOLDER = Path(__file__).parent / "saboteurs"
+SABOTEURS = sorted(path for path in FOLDER.glob("*.py") if path.stem != "honest")
+LIMITS = runner.Limits(time_s=4.0, memory_bytes=2**30, workers=2)
+
+
+def cell(path: Path, variant: str, **changes: object) -> Cell:
+    fields = {"suite": "correctness", "spec": "rotary", "case": "plain", "dtype": "float32", "settings": {"family": "normal"}}
+    return Cell(**{**fields, "implementation": str(path), "variant": variant, **changes})
+
+
+def ask(*cells: Cell) -> list[Record]:
+    records = {record.cell: record for record in runner.run([(cell, {}) for cell in cells], LIMITS, None)}
+    return [records[cell] for cell in cells]
+
+
+@pytest.mark.parametrize("path", SABOTEURS, ids=lambda path: path.stem)
+def test_a_saboteur_is_named_and_its_lookalike_accepted(path: Path):
+    facts = catalogue.Item("implementation", path.stem, path).facts
+    sabotage, lookalike, after = ask(cell(path, "sabotage"), cell(path, "lookalike"), cell(path, "lookalike", case="wide"))
+    assert sabotage.outcome == facts["expected"]["sabotage"], sabotage.note
+    assert facts["reason"] in sabotage.note
+    assert lookalike.outcome == facts["expected"]["lookalike"], lookalike.note
+    assert after.outcome == "ok", f"what came after was not answered: {after.note}"
+
+
+def test_cells_of_others_are_answered_beside_saboteurs():
+    bad = [cell(FOLDER / f"{name}.py", "sabotage") for name in ("hangs", "is_killed", "raises", "eats_memory")]
+    good = [cell(FOLDER / "raises.py", "lookalike", case=case) for case in ("plain", "wide", "one_step")]
+    records = ask(*bad, *good)
+    assert [record.outcome for record in records] == ["timed_out", "crashed", "crashed", "out_of_memory", "ok", "ok", "ok"]
+
+
+def test_no_process_outlives_the_run():
+    ask(cell(FOLDER / "leaves_a_child.py", "sabotage"), cell(FOLDER / "hangs.py", "sabotage"))
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline and (left := [p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == ["sleep", "10000"]]):
+        time.sleep(0.1)
+    assert not left, "a child of an ended worker is still there"
