@@ -33,15 +33,27 @@ class Question:
         return rounding.truth(self._function(), dict(self.x))
 
     @cached_property
-    def budgets(self) -> list[dict[str, Tensor]]:
-        """The budgets of grade A and of grade B."""
-        return [rounding.budget(self._function(), dict(self.x), self.case.dtype, seed=self.seed, intermediates=low) for low in (False, True)]
+    def strict(self) -> dict[str, Tensor]:
+        """The budget of grade A."""
+        return self._budget(low=False)
+
+    @cached_property
+    def lenient(self) -> dict[str, Tensor]:
+        """The budget of grade B."""
+        return self._budget(low=True)
 
     def score(self, mistake: Mistake) -> float:
-        """The score of a mistake against the more lenient budget: above 1 it is caught."""
+        """The score of a mistake: above 1 it is caught. The lenient budget decides where the strict one is exceeded."""
         wrong = rounding.truth(self._function(mistake), dict(self.x))
         kept = {name: tensor.to(self.case.dtype) for name, tensor in wrong.items()}
-        return min(max(compare.score(kept[n], self.truth[n], budget[n]) for n in kept) for budget in self.budgets)
+        score = self._worst(kept, self.strict)
+        return min(score, self._worst(kept, self.lenient)) if score > 1 else score
+
+    def _worst(self, got: dict[str, Tensor], budget: dict[str, Tensor]) -> float:
+        return max(compare.score(got[name], self.truth[name], budget[name]) for name in got)
+
+    def _budget(self, low: bool) -> dict[str, Tensor]:
+        return rounding.budget(self._function(), dict(self.x), self.case.dtype, seed=self.seed, intermediates=low)
 
     def _function(self, mistake: Mistake | None = None) -> rounding.Function:
         function = mistake.function if mistake else None
@@ -49,8 +61,9 @@ class Question:
 
 
 def questions(spec: Spec, dtype: torch.dtype) -> list[Question]:
-    """Every case and family of a spec in one dtype."""
-    return [Question(spec, spec.case(case, dtype), family) for case in spec.cases for family in spec.families]
+    """Every case and family of a spec in one dtype, the cheap ones first: most mistakes need no other."""
+    asked = [Question(spec, spec.case(case, dtype), family) for case in spec.cases for family in spec.families]
+    return sorted(asked, key=lambda question: sum(tensor.numel() for tensor in question.x.values()))
 
 
 def caught(mistake: Mistake, asked: list[Question]) -> Iterator[tuple[Question, float]]:

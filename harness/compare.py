@@ -11,6 +11,11 @@ import torch
 from torch import Tensor
 
 # How many budgets honest code may be off by: a row, and all rows pooled; both times 1 + 1 / sqrt(n) for n elements.
+# Measured on honest attention, retention, rotary and layer norm, values, states and gradients, CPU only (2026-11): over about
+# 365 random cells (7,900 tensors) a dtype the worst row reached 2.8 (bfloat16), 3.5 (float16), 1.95 (float32); over 230 of them
+# (5,000 tensors) the mean of rows 1.12, 1.11, 0.35. Scores: median 0.28, 0.28, 0.07, largest 0.82, 0.79, 0.35, none above 1.
+# ROW was set before these 230 cells, ALL after the first 72; the last 49, drawn afterwards, gave 0.77, 0.76, 0.35.
+# Not honest by this measure: torch's layer norm on CPU, whose 16-bit weight gradients (up to 5.8) are grade B.
 ROW = 3.0
 ALL = 1.25
 

@@ -18,11 +18,11 @@ from harness.spec import DTYPES, GRADIENT, Bunch, Case, Spec
 class Implementation:
     """One file that claims to compute a spec, under one of its variants."""
 
-    def __init__(self, spec: Spec, prepare: Callable[..., Any], variant: Mapping[str, Any] | None = None, facts: Mapping[str, Any] | None = None):
+    def __init__(self, spec: Spec, prepare: Callable[..., Any], variant: Mapping[str, Any], gradients: bool):
         self.spec = spec
-        self.facts = facts or {}
+        self.gradients = gradients  # whether it claims to compute them
         self._prepare = prepare
-        self._variant = variant or {}
+        self._variant = variant
         self._prepared: dict[Case, Any] = {}
 
     @classmethod
@@ -36,12 +36,9 @@ class Implementation:
         attribute = cell.implementation.partition(":")[2] or "prepare"
         if not callable(prepare := getattr(module, attribute, None)):
             raise ContractError(f"{item.path.name} has no function {attribute}(case)")
-        return cls(spec, prepare, facts.get("variants", {}).get(cell.variant, {}), facts)
-
-    @property
-    def gradients(self) -> bool:
-        """Whether it claims to compute gradients."""
-        return bool(self.facts.get("gradients", False))
+        claim = facts.get("gradients", False)
+        gradients = claim if isinstance(claim, bool) else cell.device in claim
+        return cls(spec, prepare, facts.get("variants", {}).get(cell.variant, {}), gradients)
 
     def prepare(self, case: Case) -> Any:
         """What the implementation made for this case: a function of the inputs, or an nn.Module."""

@@ -58,8 +58,9 @@ def a_pair_keeps_its_length(run, x: Bunch, rng):
 
 @rotary.law
 def two_turns_add_up(run, x: Bunch, rng):
-    once = run(x).out
-    return run(x, x=once).out, run(x, position=2 * x.position).out
+    half = x.position // 2
+    once = run(x, position=half).out
+    return run(x, x=once, position=half).out, run(x, position=2 * half).out
 
 
 @rotary.mistake("halves are paired instead of neighbours")

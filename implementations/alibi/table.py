@@ -13,7 +13,7 @@ def prepare(case):
     head = torch.arange(case.h, device=case.device, dtype=torch.float64)
     below = 2 ** (case.h.bit_length() - 1)
     exponent = torch.where(head < below, head + 1, head - below + 0.5) * (8 / below)
-    table = (-(2**-exponent[:, None]) * torch.arange(case.far, device=case.device)).to(case.dtype)
+    table = (-torch.exp2(-exponent)[:, None] * torch.arange(case.far, device=case.device)).to(case.dtype)
 
     def run(query: Tensor, key: Tensor) -> Tensor:
         return table[:, (query[:, None] - key).abs()]

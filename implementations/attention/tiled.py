@@ -1,4 +1,4 @@
-"""FlashAttention-2 (Dao 2023, arXiv:2307.08691) in torch operations: an online softmax over tiles, recomputed tile by tile in backward.
+"""FlashAttention-2 (Dao 2023, arXiv:2307.08691) in torch operations: an online softmax over tiles, recomputed in backward.
 
 No tensor here has n x m elements, except the bias and its gradient where a bias is given.
 """
@@ -17,12 +17,11 @@ variants = {"tile_16": {"tile": 16}, "tile_64": {"tile": 64}}
 
 def prepare(case, tile: int = 64):
     first, end = reach(case)
-    tiles = [
-        (slice(row, row + tile), [slice(column, column + tile) for column in range(low // tile * tile, high, tile)])
-        for row in range(0, case.n, tile)
-        # Both bounds grow from query to query, so a tile's first and last query tell which keys its queries see.
-        for low, high in [(int(first[row]), int(end[row : row + tile][-1]))]
-    ]
+    tiles = []
+    for rows in cut(0, case.n, tile):
+        # Both bounds grow from query to query, so the first query of a tile sees its first key, and the last its last.
+        low, high = int(first[rows][0]), int(end[rows][-1])
+        tiles.append((rows, cut(low // tile * tile, high, tile)))
     first, end = first.to(case.device)[:, None], end.to(case.device)[:, None]
 
     def run(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -31,6 +30,11 @@ def prepare(case, tile: int = 64):
         return Tiled.apply(q, k, v, bias, first, end, tiles).flatten(1, 2)
 
     return run
+
+
+def cut(start: int, stop: int, tile: int) -> list[slice]:
+    """Slices of `tile` places that cover start ... stop - 1; the last may reach beyond."""
+    return [slice(place, place + tile) for place in range(start, stop, tile)]
 
 
 def reach(case) -> tuple[Tensor, Tensor]:
@@ -57,16 +61,17 @@ class Tiled(torch.autograd.Function):
         log_total = q.new_empty(*q.shape[:-1], 1, dtype=torch.float32)
         for rows, all_columns in tiles:
             top = torch.full_like(log_total[..., rows, :], -torch.inf)
-            base, total, sum_ = torch.zeros_like(top), torch.zeros_like(top), torch.zeros_like(out[..., rows, :], dtype=torch.float32)
+            base, total = torch.zeros_like(top), torch.zeros_like(top)
+            mixed = torch.zeros_like(out[..., rows, :], dtype=torch.float32)
             for columns in all_columns:
                 score = scores(q, k, bias, first, end, rows, columns)
                 higher = torch.maximum(top, score.amax(-1, keepdim=True))
                 base = higher.masked_fill(higher == -torch.inf, 0.0)
                 weight, kept = torch.exp(score - base), torch.exp(top - base)
                 total = kept * total + weight.sum(-1, keepdim=True)
-                sum_ = kept * sum_ + weight @ v[..., columns, :].float()
+                mixed = kept * mixed + weight @ v[..., columns, :].float()
                 top = higher
-            out[..., rows, :] = sum_ / total.masked_fill(total == 0, 1.0)
+            out[..., rows, :] = mixed / total.masked_fill(total == 0, 1.0)
             # Where no key is seen: infinite, so that the recomputed weights exp(score - log_total) are 0.
             log_total[..., rows, :] = torch.where(total > 0, base + total.log(), torch.inf)
         ctx.save_for_backward(q, k, v, bias, first, end, out, log_total)
@@ -80,12 +85,12 @@ class Tiled(torch.autograd.Function):
         d_q, d_k, d_v = (torch.zeros_like(x, dtype=torch.float32) for x in (q, k, v))
         d_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
         for rows, all_columns in ctx.tiles:
-            d_sum = d_out[..., rows, :].float()
-            correction = (d_sum * out[..., rows, :].float()).sum(-1, keepdim=True)
+            d_mixed = d_out[..., rows, :].float()
+            correction = (d_mixed * out[..., rows, :].float()).sum(-1, keepdim=True)
             for columns in all_columns:
                 weight = torch.exp(scores(q, k, bias, first, end, rows, columns) - log_total[..., rows, :])
-                d_score = weight * (d_sum @ v[..., columns, :].float().mT - correction)
-                d_v[..., columns, :] += (weight.mT @ d_sum).sum(2, keepdim=True)
+                d_score = weight * (d_mixed @ v[..., columns, :].float().mT - correction)
+                d_v[..., columns, :] += (weight.mT @ d_mixed).sum(2, keepdim=True)
                 d_q[..., rows, :] += d_score @ k[..., columns, :].float()
                 d_k[..., columns, :] += (d_score.mT @ q[..., rows, :].float()).sum(2, keepdim=True)
                 if d_bias is not None:

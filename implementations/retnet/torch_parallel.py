@@ -32,7 +32,7 @@ class MultiScaleRetention(nn.Module):
         position = torch.arange(n, device=x.device)
         angles = angles_at(position, width)
         scores = turn(q, angles) @ turn(k * width**-0.5, angles).transpose(-2, -1)
-        out = (scores * decays(position, self.h).to(x.dtype)) @ v
+        out = scores.mul_(decays(n, self.h, like=x)) @ v  # in place: the decays need no gradient
         return self._mix(out.transpose(1, 2), x)
 
     def step(self, x: Tensor, state: tuple[int, Tensor] | None) -> tuple[Tensor, tuple[int, Tensor]]:
@@ -54,11 +54,11 @@ def gammas(h: int) -> Tensor:
     return 1 - 2.0 ** (-5 - torch.arange(h, dtype=torch.float64))
 
 
-def decays(position: Tensor, h: int) -> Tensor:
-    """position[n] -> gamma^distance [h n n], nought for what lies ahead. gamma^-m is never formed: it overflows."""
-    distance = position[:, None] - position
-    decay = gammas(h).to(position.device)[:, None, None] ** distance.clamp(min=0)
-    return decay.masked_fill(distance < 0, 0.0)
+def decays(n: int, h: int, like: Tensor) -> Tensor:
+    """gamma^(query - key) [h n n], nought for keys that lie ahead. gamma^-key is never formed: it overflows."""
+    distance = torch.arange(n - 1, -1, -1)
+    falling = torch.cat([gammas(h)[:, None] ** distance, torch.zeros(h, n - 1)], 1).to(like)
+    return falling.unfold(1, n, 1).flip(1)  # each row of the matrix is the one above, moved one to the right
 
 
 def angles_at(position: Tensor, width: int) -> Tensor:

@@ -15,6 +15,8 @@ from harness.spec import Bunch, Case
 from harness.specs.alibi import slopes
 from harness.specs.attention import attend, attention, visible
 
+pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+
 each_case = pytest.mark.parametrize("name", attention.cases)
 each_family = pytest.mark.parametrize("family", attention.families)
 
@@ -63,9 +65,7 @@ def test_values_are_those_of_flex_attention(name: str, family: str, agree: Any) 
     # A bias that is 0 everywhere stands for no bias.
     bias, shown = x.get("bias", torch.zeros(case.h, case.n, case.m, dtype=torch.float64)), mask(case)
     blocks = create_block_mask(lambda b, h, i, j: shown[i, j], None, None, case.n, case.m, device="cpu")
-    theirs = flex_attention(
-        x.q, x.k, x.v, lambda score, b, h, i, j: score + bias[h, i, j], blocks, enable_gqa=case.h != case.g
-    )
+    theirs = flex_attention(x.q, x.k, x.v, lambda score, b, h, i, j: score + bias[h, i, j], blocks, enable_gqa=case.h != case.g)
     agree(attention.reference(x, case).out, theirs)
 
 
@@ -76,7 +76,5 @@ def test_alibi_is_a_bias(agree: Any) -> None:
     distance = torch.tensor([[abs(i + past - j) for j in range(case.m)] for i in range(case.n)])
     ours = attend(x.q, x.k, x.v, -slope[:, None, None] * distance, visible(case.n, case.m, "causal"))
     blocks = create_block_mask(lambda b, h, i, j: j <= i + past, None, None, case.n, case.m, device="cpu")
-    theirs = flex_attention(
-        x.q, x.k, x.v, lambda score, b, h, i, j: score - slope[h] * (i + past - j), blocks, enable_gqa=True
-    )
+    theirs = flex_attention(x.q, x.k, x.v, lambda score, b, h, i, j: score - slope[h] * (i + past - j), blocks, enable_gqa=True)
     agree(ours, theirs)
