@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from harness import compare, rounding
+from harness.judge import changed
 from harness.spec import GRADIENT, Bunch, Case, Law, Mistake, Spec, dice
 
 
@@ -77,10 +78,7 @@ def breaks(spec: Spec, law: Law, case: Case) -> float:
     """By how much the reference itself, in float64, fails a law, relative to what it compares."""
 
     def run(given: Bunch, **changes: Any) -> Bunch:
-        inputs = Bunch({**given, **{name: value for name, value in changes.items() if isinstance(value, Tensor)}})
-        options = {name: value for name, value in changes.items() if not isinstance(value, Tensor)}
-        sizes = spec.contract.sizes({name: tensor.shape for name, tensor in inputs.items()})
-        return spec.reference(inputs, case.resized({**sizes, **options}))
+        return spec.reference(*changed(spec, case, given, changes))
 
     x = Bunch({n: t.double() if t.is_floating_point() else t for n, t in spec.inputs(case).items() if not n.endswith(GRADIENT)})
     left, right = law.check(run, x, dice(spec.name, case.name, law.name))

@@ -45,6 +45,14 @@ class Item:
         return _read(self.path)[1]
 
     @property
+    def contract(self) -> str:
+        """The contract of a spec, as it stands in its file; a spec of a family may take it from a neighbour by name."""
+        for node in ast.walk(_tree(self.path)):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "spec" and node.args:
+                return _literal(self.path, node.args[0])
+        return ""
+
+    @property
     def doc(self) -> str:
         """The first line of the file's docstring."""
         return _read(self.path)[0]
@@ -197,6 +205,14 @@ def _tree(path: Path) -> ast.Module:
         return ast.parse(path.read_bytes(), str(path))
     except SyntaxError as error:
         raise NotFound(f"{path} is not Python: {error.msg} (line {error.lineno})") from None
+
+
+def _literal(path: Path, node: ast.expr) -> str:
+    """The text that an expression stands for: itself, or a name that a file imported by this one gives to it."""
+    if isinstance(node, ast.Constant):
+        return str(node.value)
+    names = [_read(file)[1].get(node.id) for file in (path, *_imported(path)) if isinstance(node, ast.Name)]
+    return next((str(name) for name in names if name), "")
 
 
 @cache

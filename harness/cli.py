@@ -66,9 +66,8 @@ def run(words: Words = None) -> None:
     request = _Request(words)
     todo, records = request.split()
     records += progress.follow(todo, request.limits, request.store, request.suite)
-    frames = report.tables(request.suite, records)
-    typer.echo(report.render(frames, "text"))
-    files = report.write(request.store.root, request.name, frames, records)
+    typer.echo(report.render(report.tables(request.suite, records), "text"))
+    files = report.write(request.store.root, request.title, request.suite, request.stored())
     typer.echo(f"\n{report.summary(records)} ({len(records) - len(todo)} from the store)")
     typer.echo("written: " + ", ".join(map(str, files)))
     _close(records)
@@ -156,10 +155,7 @@ def table(words: Words = None) -> None:
     if form not in report.FORMATS:
         raise plan.WrongRequest(f"no format named {form!r}.{catalogue.suggestion(form, report.FORMATS)}")
     request = _Request(None, settings)
-    newest = {record.cell.key: record for record in request.store.read(request.name, where)}
-    asked = {cell.key for cell in request.cells}
-    records = [record for key, record in newest.items() if key in asked]
-    if not records:
+    if not (records := request.stored(where, request.cells)):
         others = sorted({path.parent.name for path in request.store.root.glob(f"records/*/{request.name}.jsonl")})
         raise plan.WrongRequest(
             f"nothing is stored of {request.name} for this selection on {where}.\n"
@@ -188,6 +184,23 @@ class _Request:
         self.store = Store(Path(self.selection.words["results"]))
         self.limits = _limits(self.suite, self.selection.words)
         self.cells = plan.cells(self.selection, self.suite)
+
+    @property
+    def title(self) -> str:
+        """The name of the tables: that of the suite, and what was chosen otherwise than by default."""
+        own = catalogue.find("suite", self.name).facts
+        chosen = self.selection.settings
+        return ".".join([self.name, *(str(chosen[key]) for key in own.get("choices", {}) if chosen[key] != own["settings"][key])])
+
+    def stored(self, where: str | None = None, cells: Sequence[Any] | None = None) -> list[Any]:
+        """The newest record of each of these cells; by default of all that the suite would ask under the same settings."""
+        from harness import machine
+
+        if cells is None:
+            everything = plan.Selection(plan.WORDS | {"seed": self.selection.words["seed"]}, self.selection.settings)
+            cells = [*plan.cells(everything, self.suite), *self.cells]
+        newest = {record.cell.key: record for record in self.store.read(self.name, where or machine.name())}
+        return [newest[key] for key in dict.fromkeys(cell.key for cell in cells) if key in newest]
 
     def split(self) -> tuple[list[Any], list[Any]]:
         return plan.unanswered(self.cells, self.suite, self.store, self.selection.words["rerun"])

@@ -27,15 +27,16 @@ def render(frames: "Mapping[str, pd.DataFrame]", form: str) -> str:
     return "\n\n".join(part for title, frame in frames.items() for part in _one(title, frame, form))
 
 
-def write(folder: Path, suite: str, frames: "Mapping[str, pd.DataFrame]", records: Sequence[Record]) -> list[Path]:
+def write(folder: Path, title: str, suite: ModuleType, records: Sequence[Record]) -> list[Path]:
     """Write the tables of a suite as Markdown and as CSV, and the index of all tables; return the files."""
+    frames = tables(suite, records)
     place = folder / "tables" / records[0].machine
     place.mkdir(parents=True, exist_ok=True)
-    page = place / f"{suite}.md"
-    page.write_text(f"# {suite}\n\n{_origin(records)}\n\n{render(frames, 'markdown')}\n")
+    page = place / f"{title}.md"
+    page.write_text(f"# {title}\n\n{_origin(records)}\n\n{render(frames, 'markdown')}\n")
     files = [page]
-    for title, frame in frames.items():
-        file = place / (f"{suite}.csv" if len(frames) == 1 else f"{suite}.{_slug(title)}.csv")
+    for name, frame in frames.items():
+        file = place / (f"{title}.csv" if len(frames) == 1 else f"{title}.{_slug(name.partition('(')[0])}.csv")
         frame.to_csv(file, index=False)
         files.append(file)
     _index(folder)
@@ -86,18 +87,30 @@ def _failure(group: Sequence[Record], again: str) -> str:
 def _one(title: str, frame: "pd.DataFrame", form: str) -> list[str]:
     from tabulate import tabulate
 
+    if form == "csv":
+        return [frame.to_csv(index=False).rstrip()]
+    frame = _merged(frame)
     match form:
         case "text":
             return [title, tabulate(frame, headers="keys", showindex=False, tablefmt="simple", disable_numparse=True)]
         case "markdown":
             return [f"## {title}", tabulate(frame, headers="keys", showindex=False, tablefmt="pipe", disable_numparse=True)]
-        case "csv":
-            return [frame.to_csv(index=False).rstrip()]
         case "latex":
             return [tabulate(frame, headers="keys", showindex=False, tablefmt="latex_booktabs", disable_numparse=True)]
         case "html":
             return [f"<h2>{title}</h2>", tabulate(frame, headers="keys", showindex=False, tablefmt="html", disable_numparse=True)]
     raise ValueError(f"no format {form!r}; known: {', '.join(FORMATS)}")
+
+
+def _merged(frame: "pd.DataFrame") -> "pd.DataFrame":
+    """For reading: a column `x ±` goes into the column `x`, and what is not there is a dash."""
+    import pandas as pd
+
+    frame = frame.astype(object)
+    for name in [name for name in frame.columns if f"{name} ±" in frame.columns]:
+        pairs = zip(frame[name], frame.pop(f"{name} ±"), strict=True)
+        frame[name] = [value if pd.isna(value) else f"{value:.2f} ± {width:.2f}" for value, width in pairs]
+    return frame.where(frame.notna(), "-")
 
 
 def _origin(records: Sequence[Record]) -> str:

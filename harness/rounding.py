@@ -176,6 +176,7 @@ class Machine(TorchDispatchMode):
         super().__init__()
         self.dtype, self.generator, self.intermediates = dtype, generator, intermediates
         self.largest = 1
+        self.drawn_once = False
         self.unknown: set[str] = set()
         self.start()
 
@@ -183,7 +184,7 @@ class Machine(TorchDispatchMode):
         """Forget the tensors of the last run. What is remembered goes by the address of its storage, and is kept alive."""
         self.backward = False
         self.constants: dict[int, Tensor] = {}
-        self.difference: tuple[int, Any] = (0, None)
+        self.difference: tuple[Any, Any] = (None, None)
         self.weights: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -236,8 +237,8 @@ class Machine(TorchDispatchMode):
     def note_weights(self, name: str, result: Tensor, size: Tensor, args: Any) -> None:
         """Remember exp(score - top) together with the relative error that score and top had, for `recomputed`."""
         if name == "sub":
-            self.difference = (_address(result), size)
-        elif name == "exp" and _address(args[0]) == self.difference[0] and args[0].shape == result.shape:
+            self.difference = (result, size)
+        elif name == "exp" and _same_elements(args[0], self.difference[0]):
             self.weights[_address(result)] = (result, torch.empty_like(result).copy_(self.difference[1]))
         elif name == "mul" and not self.backward and _floating(args[0]) and _address(args[0]) in self.weights:
             # Masked after the exponential.
@@ -274,6 +275,7 @@ class Machine(TorchDispatchMode):
     def disturb(self, r: Tensor, name: str, size: Tensor, args: Any, constant: bool) -> None:
         """Add to `r`, in place, the error of float32, and of the tested dtype where that is what the value is stored in."""
         self.largest = max(self.largest, r.numel())
+        self.drawn_once |= constant
         outer = name in ("mul", "mm", "bmm") and not constant and all(_floating(x) and x.numel() < r.numel() for x in args)
         if r.is_complex():
             r, size = torch.view_as_real(r), size.unsqueeze(-1)
@@ -298,6 +300,10 @@ def _floating(x: Any) -> bool:
 
 def _address(x: Tensor) -> int:
     return x.untyped_storage().data_ptr()
+
+
+def _same_elements(x: Tensor, kept: Tensor | None) -> bool:
+    return kept is not None and _address(x) == _address(kept) and x.numel() == kept.numel()
 
 
 def _terms(name: str, args: Any, kwargs: Any) -> int:
@@ -367,10 +373,10 @@ def spread(
     device = next(iter(x.values())).device
     machine = Machine(dtype, torch.Generator(device).manual_seed(seed), intermediates)
     drawn: list[dict[str, Tensor]] = []
-    # What the function makes without its inputs (angles, decays) is drawn once a chunk: hence four chunks or more, the first
-    # of one sample, from which the others learn how much memory a sample takes.
+    # From the first chunk, of one sample, the others learn how much memory a sample takes, and whether the function makes
+    # something without its inputs (angles, decays), which is drawn once a chunk: then there are four chunks or more.
     while (done := sum(len(next(iter(part.values()))) for part in drawn)) < samples:
-        size = min(samples - done, max(1, min(samples // 3, CHUNK_ELEMENTS // machine.largest))) if drawn else 1
+        size = min(samples - done, max(1, min(samples // 3 if machine.drawn_once else samples, CHUNK_ELEMENTS // machine.largest))) if drawn else 1
         if not any(dim == 0 for dim in batched.values()):
             size = 1
         drawn.append(_draw(function, x, batched, size, machine))

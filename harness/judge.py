@@ -1,0 +1,86 @@
+"""Asks an implementation in one case, and judges its answer: values with gradients, the step form of a model, and laws."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness import Unsupported, rounding, verdict
+from harness.cell import WRONG, Answer
+from harness.implementation import Implementation
+from harness.spec import Bunch, Case, Spec, dice
+
+
+def values(contestant: Implementation, case: Case, family: str, seed: int = 0, form: str = "whole") -> Answer:
+    """Outputs and, where claimed, gradients against the reference. `form="step"` asks a model token by token."""
+    spec = contestant.spec
+    gradients = contestant.gradients and form == "whole"
+    drawn = spec.inputs(case, family, seed, cotangents=gradients)
+    x = Bunch({name: tensor.clone().to(case.device) for name, tensor in drawn.items()})
+    # The implementation goes first: the truth is nowhere in memory yet.
+    if form == "step":
+        got = _step_by_step(contestant, x, case)
+    else:
+        got = contestant.outputs_and_gradients(x, case) if gradients else contestant.outputs(x, case)
+    got = Bunch({name: tensor.detach().cpu().clone() for name, tensor in got.items()})
+    if written := [name for name in drawn if not _same(drawn[name], x[name].detach().cpu())]:
+        return Answer(WRONG, {}, f"it writes into its input {written[0]}")
+    wrt = spec.differentiable(case) if gradients else []
+    return verdict.judge(_reference(spec, case, wrt), dict(drawn), got, case.dtype, verdict.axes_of(spec, case), seed).answer
+
+
+def law(contestant: Implementation, case: Case, name: str, seed: int = 0) -> Answer:
+    """Both sides of a law by the implementation; they may differ by what rounding leaves between those of the reference."""
+    spec = contestant.spec
+    x = spec.inputs(case, "normal", seed)
+    check, words = spec.laws[name].check, (spec.name, case.name, name, seed)
+
+    def by_contestant(given: Mapping[str, Tensor], **changes: Any) -> Bunch:
+        inputs, resized = changed(spec, case, given, changes)
+        return contestant.outputs({key: t.to(case.device).contiguous() for key, t in inputs.items()}, resized)
+
+    def by_reference(given: Mapping[str, Tensor], **changes: Any) -> Bunch:
+        inputs, resized = changed(spec, case, given, changes)
+        return Bunch({key: rounding.stored(t) for key, t in spec.reference(inputs, resized).items()})
+
+    with torch.no_grad():
+        got = _differences(check(by_contestant, Bunch({key: t.to(case.device) for key, t in x.items()}), dice(*words)))
+    if not got or not all(t.numel() for t in got.values()):
+        return Answer(WRONG, {}, f"the law {name} compared nothing")
+    return verdict.judge(lambda y: _differences(check(by_reference, Bunch(y), dice(*words))), dict(x), got, case.dtype, {}, seed).answer
+
+
+def changed(spec: Spec, case: Case, given: Mapping[str, Tensor], changes: Mapping[str, Any]) -> tuple[Bunch, Case]:
+    """Inputs and case after a law's changes: tensors are inputs, whose shapes give new sizes; the rest are options."""
+    inputs = Bunch({**given, **{name: value for name, value in changes.items() if isinstance(value, Tensor)}})
+    options = {name: value for name, value in changes.items() if not isinstance(value, Tensor)}
+    sizes = spec.contract.sizes({name: tensor.shape for name, tensor in inputs.items()})
+    return inputs, case.resized({**sizes, **options})
+
+
+def _reference(spec: Spec, case: Case, wrt: list[str]) -> rounding.Function:
+    plain: rounding.Function = lambda y: dict(spec.reference(y, case))  # noqa: E731
+    return rounding.with_gradients(plain, wrt) if wrt else plain
+
+
+def _step_by_step(contestant: Implementation, x: Bunch, case: Case) -> Bunch:
+    """Logits [b n v] of a model that is given one token at a time, and nothing else but its own state."""
+    model = contestant.model(x, case)
+    if not hasattr(model, "step"):
+        raise Unsupported("has no step form: its module has no method step(ids[b], state) -> (logits[b v], state)")
+    state, logits = None, []
+    with torch.no_grad():
+        for ids in x.ids.unbind(1):
+            one, state = model.step(ids, state)
+            logits.append(one)
+    return Bunch(logits=torch.stack(logits, 1))
+
+
+def _differences(sides: tuple[Any, Any]) -> dict[str, Tensor]:
+    left, right = (side if isinstance(side, tuple) else (side,) for side in sides)
+    return {f"left - right, output {i}": one.double() - other.double() for i, (one, other) in enumerate(zip(left, right, strict=True))}
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return torch.equal(one.nan_to_num(), other.nan_to_num())

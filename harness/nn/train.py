@@ -1,0 +1,86 @@
+"""The trainer that every model shares: the same data, schedule and optimizer, whatever mixer the model holds."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Report = Callable[[float, str], None]
+BITS = 1 / math.log(2)  # bits in a nat
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train: `steps` batches, learning rate `lr` reached after `warmup` (share of the steps), then a cosine to 0."""
+
+    steps: int = 1000
+    lr: float = 3e-3
+    warmup: float = 0.05
+    weight_decay: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip: float = 1.0
+
+
+class TrainingFailed(RuntimeError):
+    """Training came to a loss that is no number; the message says at which step."""
+
+
+def train(model: nn.Module, batches: Iterable[Tensor], settings: Settings, report: Report | None = None) -> list[float]:
+    """Train on ids[b n+1]:int64 batches to foretell each next byte; returns the loss of each step in bits per byte.
+
+    `report(fraction, sentence)` hears of progress some hundred times. Raises TrainingFailed where the loss is no number.
+    """
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    kept = [p for p in model.parameters() if p.ndim < 2]
+    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": kept, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, fused=True)
+    model.train()
+    history: list[float] = []
+    for step, ids in zip(range(settings.steps), batches):  # noqa: B905 (batches may go on for ever)
+        for group in optimizer.param_groups:
+            group["lr"] = settings.lr * schedule(step, settings)
+        loss = F.cross_entropy(model(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten())
+        history.append(loss.item() * BITS)
+        if not math.isfinite(history[-1]):
+            raise TrainingFailed(f"the loss is {history[-1]} at step {step + 1} of {settings.steps}, lr {settings.lr:g}")
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        if report and (step + 1) % max(1, settings.steps // 100) == 0:
+            recent = history[-50:]
+            report((step + 1) / settings.steps, f"{sum(recent) / len(recent):.2f} bits per byte")
+    if len(history) < settings.steps:
+        raise TrainingFailed(f"the data ended after {len(history)} of {settings.steps} steps")
+    model.eval()
+    return history
+
+
+def schedule(step: int, settings: Settings) -> float:
+    """The share of the learning rate at a step: linear up, then half a cosine down to nothing."""
+    warmup = max(1, round(settings.warmup * settings.steps))
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, settings.steps - warmup)))
+
+
+def windows(documents: Sequence[bytes], length: int, batch: int, seed: int) -> Iterator[Tensor]:
+    """Batches without end of ids[batch length]:int64, each row from a place within one document, all places alike.
+
+    The same seed gives the same rows in the same order, whatever model is trained on them.
+    """
+    kept = [document for document in documents if len(document) >= length]
+    if not kept:
+        raise ValueError(f"no document is as long as a window of {length} bytes")
+    corpus = torch.frombuffer(bytearray(b"".join(kept)), dtype=torch.uint8)
+    places = torch.tensor([len(document) - length + 1 for document in kept]).cumsum(0)
+    rng = torch.Generator().manual_seed(seed)
+    offsets = torch.arange(length)
+    while True:
+        place = torch.randint(int(places[-1]), (batch,), generator=rng)
+        # Each document before the one drawn from has length - 1 bytes at its end where no window starts.
+        start = place + torch.searchsorted(places, place, right=True) * (length - 1)
+        yield corpus[start[:, None] + offsets].long()

@@ -1,0 +1,38 @@
+"""Trained weights, kept by content: whoever asks with the same data, code, settings and seed gets them without training.
+
+They lie in $HARNESS_CACHE, else in the user's cache folder; deleting that folder costs time and nothing else.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def folder() -> Path:
+    """Where weights are kept."""
+    own = os.environ.get("HARNESS_CACHE")
+    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "sequence-harness"
+
+
+def trained(made_of: Mapping[str, Any], train: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any], bool]:
+    """What `train` returns for all that it is made of, and whether it was kept from before.
+
+    What is returned is a dict of tensors, numbers, texts, lists and dicts of these.
+    """
+    key = hashlib.sha256(json.dumps(dict(made_of), sort_keys=True).encode()).hexdigest()[:24]
+    path = folder() / "weights" / f"{key}.pt"
+    if path.exists():
+        return torch.load(path, weights_only=True), True
+    made = train()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Under another name first: a file of this name is always whole, whenever a run is killed.
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
+        torch.save(made, part)
+    os.replace(part.name, path)
+    return made, False

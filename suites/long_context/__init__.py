@@ -1,0 +1,218 @@
+"""Does it hold past its training length? Language models trained alike at a short context, then asked at up to 16 times that."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from itertools import groupby
+from typing import Any
+
+import pandas as pd
+import torch
+
+from harness import Unsupported, catalogue, judge, text, weights
+from harness.cell import OK, Answer, Cell, Record
+from harness.implementation import Implementation
+from harness.nn import train
+from harness.plan import Selection
+
+from . import bits_per_byte, recall
+
+settings = {"scale": "default", "text": ""}
+choices = {"scale": ("smoke", "default")}
+limits = {"timeout": 1800.0, "memory": 8.0}
+
+CONTRACT = "ids[b n]:int<v -> logits[b n v]"
+TIMES = (1, 2, 4, 8, 16)
+# length: the context that is trained at, in bytes; model: sizes of every contestant; share and questions: of the windows,
+# how many hold recall episodes, and how many questions each of those holds; windows and trials: what is measured on.
+SCALES: dict[str, dict[str, Any]] = {
+    "smoke": {
+        "length": 32,
+        "model": {"d": 32, "h": 2, "l": 2, "f": 128},
+        "training": {"steps": 60, "lr": 3e-3},
+        "batch": 8,
+        "share": 0.25,
+        "questions": 8,
+        "windows": 16,
+        "trials": 8,
+        "cost_s": 5,
+    },
+    "default": {
+        "length": 128,
+        "model": {"d": 96, "h": 4, "l": 3, "f": 384},
+        "training": {"steps": 1000, "lr": 3e-3},
+        "batch": 8,
+        "share": 0.25,
+        "questions": 36,
+        "windows": 128,
+        "trials": 64,
+        "cost_s": 90,
+    },
+}
+
+
+def plan(selection: Selection) -> Iterator[Cell]:
+    """One cell for each language model and seed: it is checked, trained and measured as one."""
+    asked = {name: selection.settings[name] for name in settings}
+    for item in selection.specs():
+        if item.contract == CONTRACT:
+            for name, variant in selection.contestants(item.name):
+                for seed in selection.seeds:
+                    yield Cell("long-context", item.name, name, variant, "", "float32", selection.device, seed, asked)
+
+
+def digests(cell: Cell) -> dict[str, str]:
+    """The text that the model is trained and measured on."""
+    return {"text": _text(cell.settings["text"], _longest(cell)).digest[:16]}
+
+
+def cost(cell: Cell) -> float:
+    """About how many seconds a cell takes on one core."""
+    return float(SCALES[cell.settings["scale"]]["cost_s"])
+
+
+def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, str], None]) -> Answer:
+    """Check the model against its reference, train it or take its trained weights, measure it beyond its training length."""
+    torch.set_flush_denormal(True)
+    progress(0.0, "checked against its reference")
+    case = contestant.spec.case("plain", torch.float32, cell.device)
+    checked = judge.values(contestant, case, "normal", cell.seed)
+    if checked.outcome != OK:
+        return Answer(checked.outcome, checked.values, f"not trained, for it is not the model of its spec:\n{checked.note}")
+    scale = SCALES[cell.settings["scale"]]
+    corpus = _text(cell.settings["text"], _longest(cell))
+    model, training = _trained(cell, contestant, scale, corpus, lambda share, doing: progress(0.02 + 0.7 * share, f"training, {doing}"))
+
+    def ask(ids: torch.Tensor) -> torch.Tensor:
+        return model(ids.to(cell.device)).cpu()
+
+    length = scale["length"]
+    contexts = [times * length for times in TIMES]
+    bits = bits_per_byte.measure(ask, corpus.held_out, contexts, length // 2, scale["windows"], lambda share, doing: progress(0.72 + 0.15 * share, doing))
+    found: dict[str, Any] = {}
+    distances = [length // 2, *contexts]
+    for i, distance in enumerate(distances):
+        progress(0.87 + 0.13 * i / len(distances), f"recall at {distance}")
+        try:
+            found[str(distance)] = recall.right(ask, recall.trials(corpus.held_out, distance, scale["trials"], cell.seed))
+        except Unsupported as reason:
+            found[str(distance)] = str(reason)
+    values = {
+        "text": corpus.name,
+        "length": length,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "score": checked.values["score"],
+        "training": training,
+        "bits_per_byte": {str(c): b if isinstance(b, str) else [round(x, 4) for x in b] for c, b in bits.items()},
+        "horizon": bits_per_byte.horizon(bits),
+        "recall": found,
+    }
+    return Answer(OK, values)
+
+
+def _trained(
+    cell: Cell, contestant: Implementation, scale: Mapping[str, Any], corpus: text.Text, progress: Callable[[float, str], None]
+) -> tuple[torch.nn.Module, dict[str, Any]]:
+    """The model with its trained weights, and what is to be said of its training."""
+    sizes = {"v": 256, "t": scale["length"], **scale["model"]}
+    case = contestant.spec.case("plain", torch.float32, cell.device).resized(sizes)
+    torch.manual_seed(cell.seed)
+    model = contestant.prepare(case).to(cell.device)
+    chosen = train.Settings(**scale["training"])
+
+    def learn() -> dict[str, Any]:
+        windows = train.windows(corpus.train, scale["length"] + 1, scale["batch"], cell.seed)
+        batches = recall.with_episodes(windows, scale["share"], scale["questions"], cell.seed)
+        began = time.perf_counter()
+        history = train.train(model, (ids.to(cell.device) for ids in batches), chosen, progress)
+        return {"weights": model.state_dict(), "history": history, "time_s": time.perf_counter() - began}
+
+    made_of = {
+        "text": corpus.digest,
+        "code": [catalogue.digest(catalogue.implementation(cell.spec, cell.implementation).path), catalogue.digest(catalogue.PACKAGE / "nn" / "train.py")],
+        "episodes": catalogue.digest(catalogue.HOME / "suites" / "long_context" / "recall.py"),
+        "settings": [repr(chosen), sizes, *(scale[key] for key in ("length", "batch", "share", "questions"))],
+        "asked": [cell.spec, cell.implementation, cell.variant, cell.seed, cell.device],
+        "versions": torch.__version__,
+    }
+    made, kept = weights.trained(made_of, learn)
+    model.load_state_dict(made["weights"])
+    last = made["history"][-100:]
+    told = {"bits_per_byte": round(sum(last) / len(last), 4), "time_s": round(made["time_s"], 1), "bytes": chosen.steps * scale["batch"] * scale["length"]}
+    return model.eval(), told | {"weights": "kept from an earlier run" if kept else "trained in this run"}
+
+
+def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
+    """Bits per byte and horizon, recall, and training: a row a model; means over seeds, with half widths of 95 % intervals."""
+    frames: dict[str, list[dict[str, Any]]] = {}
+    ordered = sorted(records, key=lambda r: (r.cell.settings["scale"], r.digests.get("text", ""), r.cell.subject, r.cell.device, r.cell.seed))
+    for (scale, _, subject, device), group in groupby(ordered, key=lambda r: (r.cell.settings["scale"], r.digests.get("text", ""), r.cell.subject, r.cell.device)):
+        mates = list(group)
+        good = [r for r in mates if r.outcome == OK]
+        said = "; ".join(dict.fromkeys(f"{r.outcome.replace('_', ' ')}: {r.note.splitlines()[0] if r.note else ''}" for r in mates if r.outcome != OK))
+        length = SCALES[scale]["length"]
+        origin = good[0].values["text"] if good else "the same text"
+        model = {"model": subject} | ({"device": device} if device != "cpu" else {})
+        where = "" if scale == "default" else f", scale {scale}"
+        for title, row in (
+            (f"Bits per byte at a context (its last {length // 2} bytes; trained at {length}{where}; {origin})", _bits_row(good, length)),
+            (f"Recall of a fact after further bytes (chance {recall.CHANCE:g}{where}; {origin})", _recall_row(good, length)),
+            (f"Training (the same for all{where}; {origin})", _training_row(good)),
+        ):
+            note = "; ".join(filter(None, [said, row.pop("note", "")]))
+            frames.setdefault(title, []).append({**model, **row, "note": note})
+    return {title: _without_empty(pd.DataFrame(rows)) for title, rows in frames.items()}
+
+
+def _bits_row(good: Sequence[Record], length: int) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    reasons: list[str] = []
+    for context in (times * length for times in TIMES):
+        samples = [r.values["bits_per_byte"][str(context)] for r in good]
+        row |= _entry(str(context), samples, reasons)
+    row["horizon"] = min((r.values["horizon"] for r in good), default=None)
+    return row | {"note": "; ".join(dict.fromkeys(reasons))}
+
+
+def _recall_row(good: Sequence[Record], length: int) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    reasons: list[str] = []
+    for distance in (length // 2, *(times * length for times in TIMES)):
+        row |= _entry(str(distance), [r.values["recall"][str(distance)] for r in good], reasons)
+    return row | {"note": "; ".join(dict.fromkeys(reasons))}
+
+
+def _training_row(good: Sequence[Record]) -> dict[str, Any]:
+    if not good:
+        return {}
+    training = [r.values["training"] for r in good]
+    return {
+        "parameters": good[0].values["parameters"],
+        "bytes": training[0]["bytes"],
+        "seeds": len(good),
+        "score of conformance": round(max(float(r.values["score"]) for r in good), 2),
+        "training bits per byte": round(sum(t["bits_per_byte"] for t in training) / len(good), 3),
+        "time_s": round(sum(t["time_s"] for t in training) / len(good), 1),
+    }
+
+
+def _entry(name: str, samples: Sequence[Any], reasons: list[str]) -> dict[str, Any]:
+    """A mean and its half width, or nothing and the reason."""
+    reasons += [sample for sample in samples if isinstance(sample, str)]
+    numbers = [x for sample in samples if not isinstance(sample, str) for x in sample]
+    if not numbers:
+        return {name: None, f"{name} ±": None}
+    return {name: round(bits_per_byte.mean(numbers), 3), f"{name} ±": round(bits_per_byte.half_width(numbers), 3)}
+
+
+def _without_empty(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.drop(columns="note") if not frame["note"].any() else frame
+
+
+def _longest(cell: Cell) -> int:
+    return max(TIMES) * int(SCALES[cell.settings["scale"]]["length"])
+
+
+@cache
+def _text(path: str, longest: int) -> text.Text:
+    return text.load(path or None, longest)

@@ -1,0 +1,109 @@
+"""Bits per byte of the same held-out bytes under ever longer contexts, and the horizon up to which they hold.
+
+At context c the model reads a window of c bytes and is scored on its last `scored` bytes alone, and the windows of
+all contexts end at the same places. So every context, and every model, is asked for the very same bytes, differences
+are paired, and no model can hide late failures behind good early positions.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from harness import Unsupported
+
+BITS = 1 / math.log(2)  # bits in a nat
+AT_ONCE = 2048  # bytes in a batch: enough to keep a core busy, little enough to stay near it
+
+
+def ends(documents: Sequence[bytes], longest: int, count: int) -> list[tuple[int, int]]:
+    """`count` places (document, end), evenly over all documents that hold a window of `longest` bytes and one more.
+
+    Raises ValueError where no document is that long.
+    """
+    rooms = [max(0, len(document) - longest) for document in documents]
+    total = sum(rooms)
+    if not total:
+        raise ValueError(
+            f"no held-out document is longer than {longest} bytes; the longest has {max(map(len, documents), default=0)}"
+        )
+    places = []
+    for i in range(count):
+        room, document = int((i + 0.5) * total / count), 0
+        while room >= rooms[document]:
+            room, document = room - rooms[document], document + 1
+        places.append((document, longest + room))
+    return places
+
+
+def measure(
+    model: Callable[[Tensor], Tensor],
+    documents: Sequence[bytes],
+    contexts: Sequence[int],
+    scored: int,
+    count: int,
+    report: Callable[[float, str], None] | None = None,
+) -> dict[int, list[float] | str]:
+    """By context: bits per byte of the last `scored` bytes of each of `count` windows, or why it is unsupported.
+
+    `model` maps ids[b n] to logits[b n v]; it is asked without gradients. The same documents give the same windows.
+    """
+    places = ends(documents, max(contexts), count)
+    bits: dict[int, list[float] | str] = {}
+    for i, context in enumerate(contexts):
+        if report:
+            report(i / len(contexts), f"bits per byte at {context}")
+        try:
+            bits[context] = _at(model, documents, places, context, scored)
+        except Unsupported as reason:
+            bits[context] = str(reason)
+    return bits
+
+
+@torch.inference_mode()
+def _at(
+    model: Callable[[Tensor], Tensor], documents: Sequence[bytes], places: Sequence[tuple[int, int]], context: int, scored: int
+) -> list[float]:
+    rows = [documents[document][end - context : end + 1] for document, end in places]
+    bits: list[float] = []
+    batch = max(1, AT_ONCE // context)
+    for start in range(0, len(rows), batch):
+        ids = torch.tensor([list(row) for row in rows[start : start + batch]])
+        logits = model(ids[:, :-1])[:, -scored:]
+        loss = F.cross_entropy(logits.flatten(0, 1), ids[:, -scored:].flatten(), reduction="none")
+        bits += (loss.view(len(ids), scored).mean(1) * BITS).tolist()
+    return bits
+
+
+def horizon(bits: dict[int, list[float] | str], tolerance: float = 0.05) -> int:
+    """The longest context up to which, at every one measured, the mean stays within `tolerance` of that at the shortest."""
+    contexts = sorted(bits)
+    first = bits[contexts[0]]
+    if isinstance(first, str):
+        return 0
+    held = 0
+    for context in contexts:
+        here = bits[context]
+        if isinstance(here, str) or not mean(here) <= (1 + tolerance) * mean(first):
+            break
+        held = context
+    return held
+
+
+def mean(samples: Sequence[float]) -> float:
+    """The mean over windows."""
+    return sum(samples) / len(samples)
+
+
+def half_width(samples: Sequence[float]) -> float:
+    """Half the width of the 95 % interval of the mean over windows."""
+    middle = mean(samples)
+    variance = sum((x - middle) ** 2 for x in samples) / max(1, len(samples) - 1)
+    return 1.96 * math.sqrt(variance / len(samples))
+
+
+def half_width_of_change(samples: Sequence[float], first: Sequence[float]) -> float:
+    """The same for the change against the shortest context, window by window: narrower, for the bytes are the same."""
+    return half_width([a - b for a, b in zip(samples, first, strict=True)])
