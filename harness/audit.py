@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from harness import compare, rounding
+from harness.implementation import Implementation
 from harness.judge import changed
 from harness.spec import GRADIENT, Bunch, Case, Law, Mistake, Spec, dice
 
@@ -50,6 +51,14 @@ class Question:
         score = self._worst(kept, self.strict)
         return min(score, self._worst(kept, self.lenient)) if score > 1 else score
 
+    def judged(self, contestant: Implementation) -> tuple[float, float]:
+        """The scores of an implementation: against the strict budget, and against the one that decides."""
+        given = Bunch({name: tensor.clone() for name, tensor in self.x.items()})
+        ask = contestant.outputs_and_gradients if contestant.gradients else contestant.outputs
+        got = {name: tensor.detach() for name, tensor in ask(given, self.case).items()}
+        strict = self._worst(got, self.strict)
+        return strict, min(strict, self._worst(got, self.lenient)) if strict > 1 else strict
+
     def _worst(self, got: dict[str, Tensor], budget: dict[str, Tensor]) -> float:
         return max(compare.score(got[name], self.truth[name], budget[name]) for name in got)
 
@@ -58,7 +67,9 @@ class Question:
 
     def _function(self, mistake: Mistake | None = None) -> rounding.Function:
         function = mistake.function if mistake else None
-        return rounding.with_gradients(lambda y: dict(self.spec.reference(y, self.case, function)), self.spec.differentiable(self.case))
+        return rounding.with_gradients(
+            lambda y: dict(self.spec.reference(y, self.case, function)), self.spec.differentiable(self.case)
+        )
 
 
 def questions(spec: Spec, dtype: torch.dtype) -> list[Question]:

@@ -98,7 +98,10 @@ def implementation(spec: str, name: str) -> Item:
     if name.endswith(".py"):
         path = Path(name).expanduser().resolve()
         if not path.is_file():
-            raise NotFound(f"no file {name!r} to take an implementation of {spec} from.\n  Make one: harness new implementation {path.stem} spec={spec}")
+            raise NotFound(
+                f"no file {name!r} to take an implementation from.\n"
+                f"  Make one: harness new implementation {path.stem} spec={spec}"
+            )
         return Item("implementation", name, path)
     if "." in name or ":" in name:
         return Item("implementation", name, _module_file(name.partition(":")[0]))
@@ -195,7 +198,9 @@ def _module_file(module: str) -> Path:
     except ModuleNotFoundError:
         found = None
     if found is None or found.origin is None:
-        raise NotFound(f"no module {module!r} can be imported from here.\n  Install its package, or give the file: impl=./{module.split('.')[-1]}.py")
+        raise NotFound(
+            f"no module {module!r} can be imported from here.\n  Install its package, or give its file: impl=./FILE.py"
+        )
     return Path(found.origin)
 
 

@@ -34,8 +34,9 @@ class Cell:
     @property
     def subject(self) -> str:
         """Who is asked, as messages and tables name it."""
-        name = self.implementation if "/" in self.implementation else f"{self.spec}/{self.implementation}"
-        return f"{name}:{self.variant}" if self.variant else name
+        own_file = self.implementation.endswith(".py")
+        name = self.implementation.rpartition("/")[2].removesuffix(".py") if own_file else self.implementation
+        return f"{self.spec}/{name}" + (f":{self.variant}" if self.variant else "")
 
     def __hash__(self) -> int:
         return hash(self.key)

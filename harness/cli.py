@@ -20,7 +20,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-Words = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, such as suite=correctness spec=attention.")]
+Words = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, such as suite=correctness spec=attention.")
+]
 
 
 @app.command("list")
@@ -88,7 +90,9 @@ def again(
     found = {record.cell.key: record for record in store.read() if record.cell.key.startswith(key)}
     if len(found) != 1:
         said = f"no record has the key {key!r}" if not found else f"{len(found)} keys begin with {key!r}: {', '.join(found)}"
-        raise plan.WrongRequest(f"{said} in {store.root}/.\n  See which there are: harness table suite=NAME, or run the suite again")
+        raise plan.WrongRequest(
+            f"{said} in {store.root}/.\n  See which there are: harness table suite=NAME, or run the suite again"
+        )
     cell = next(iter(found.values())).cell
     _, suite = plan.selection({"suite": cell.suite})
     limits = _limits(suite, {"timeout": 0.0, "memory": 0.0, "workers": 1} | settings)
@@ -109,14 +113,16 @@ def check(
     if "spec" not in settings:
         declared = catalogue.implementation("", name).facts.get("spec") if plan.outside(name) else None
         if not declared:
-            raise plan.WrongRequest(f"which spec does {path} claim to compute? Say spec=NAME.\n  known: {', '.join(catalogue.specs())}")
+            raise plan.WrongRequest(
+                f"which spec does {path} claim to compute? Say spec=NAME.\n  known: {', '.join(catalogue.specs())}"
+            )
         settings["spec"] = declared
     request = _Request(None, {"suite": "correctness", **settings, "impl": name})
-    todo = [(cell, {}) for cell in request.cells]
+    todo: list[tuple[Any, dict[str, str]]] = [(cell, {}) for cell in request.cells]
     records = progress.follow(todo, request.limits, None, request.suite)
     typer.echo(report.render(report.tables(request.suite, records), "text"))
     typer.echo(f"\n{report.summary(records)}")
-    words_again = "harness check " + path + " spec={cell.spec} case={cell.case} dtype={cell.dtype}"
+    words_again = f"harness check {path} " + "spec={cell.spec} case={cell.case} dtype={cell.dtype} {question}"
     _close(records, words_again)
 
 
@@ -133,15 +139,21 @@ def new(
     if kind != "implementation":
         raise plan.WrongRequest(f"cannot make a new {kind!r}.{catalogue.suggestion(kind, ['implementation'])}")
     if set(settings) != {"spec"}:
-        raise plan.WrongRequest(f"say which spec, and nothing else: harness new implementation {name} spec=NAME\n  known: {', '.join(catalogue.specs())}")
+        raise plan.WrongRequest(
+            f"say which spec: harness new implementation {name} spec=NAME\n  known: {', '.join(catalogue.specs())}"
+        )
     spec = catalogue.find("spec", str(settings["spec"])).name
     file = Path(name).with_suffix(".py")
     if not file.stem.isidentifier():
-        raise plan.WrongRequest(f"{file.stem!r} cannot be the name of a Python file that others import.\n  Try: harness new implementation {_identifier(file.stem)} spec={spec}")
+        raise plan.WrongRequest(
+            f"{file.stem!r} is no name for a module.\n  Try: harness new implementation {_identifier(file.stem)} spec={spec}"
+        )
     if file.exists():
         raise plan.WrongRequest(f"{file} is there already; it is left as it is.\n  Judge it: harness check {file} spec={spec}")
     file.write_text(pages.beginning(spec))
-    typer.echo(f"{file} is written: a copy of the simplest form, to be replaced by yours.\n  Judge it: harness check {file} spec={spec}")
+    typer.echo(
+        f"{file} is written: a copy of the simplest form, to be replaced by yours.\n  Judge it: harness check {file} spec={spec}"
+    )
 
 
 @app.command()
@@ -224,10 +236,10 @@ def _read(words: Sequence[str] | None) -> dict[str, Any]:
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        read = OmegaConf.to_container(OmegaConf.from_dotlist(list(words or ())))
+        read: Any = OmegaConf.to_container(OmegaConf.from_dotlist(list(words or ())))
     except OmegaConfBaseException as error:
         raise plan.WrongRequest(f"cannot read the settings: {str(error).splitlines()[0]}") from None
-    return {str(key): value for key, value in dict(read).items()}  # type: ignore[call-overload]
+    return {str(key): value for key, value in read.items()}
 
 
 def _close(records: Sequence[Any], again: str = "harness again {key}") -> None:

@@ -76,7 +76,9 @@ class Contract:
 
 def axes_of(tensors: Iterable[Named]) -> set[str]:
     """Every axis name of these tensors."""
-    return {axis for tensor in tensors for axis in (*tensor.axes, *([tensor.below] if tensor.below else [])) if not axis.isdigit()}
+    return {
+        axis for tensor in tensors for axis in (*tensor.axes, *([tensor.below] if tensor.below else [])) if not axis.isdigit()
+    }
 
 
 def parse(text: str) -> Contract:
@@ -98,7 +100,9 @@ def parse_tensors(text: str) -> tuple[Named, ...]:
     for part in filter(None, (part.strip() for part in re.split(r",|\n", text))):
         match = TENSOR.fullmatch(part)
         if not match:
-            raise ContractError(f"cannot read {part!r}; a tensor is written name[axis axis], name[axis]:int<axis or name[axis]:float32")
+            raise ContractError(
+                f"cannot read {part!r}; a tensor is written name[axis axis], name[axis]:int<axis or name[axis]:float32"
+            )
         kind = "float" if not match["kind"] else "int" if match["below"] else KEPT
         tensors.append(Named(match["name"], tuple(match["axes"].split()), kind, match["below"], bool(match["optional"])))
     return tuple(tensors)

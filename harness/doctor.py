@@ -23,7 +23,11 @@ def report() -> str:
 
 
 def _machine() -> list[str]:
-    return [f"machine    {machine.describe()}", f"           known in records as {machine.name()}", f"python     {machine.interpreter()}"]
+    return [
+        f"machine    {machine.describe()}",
+        f"           known in records as {machine.name()}",
+        f"python     {machine.interpreter()}",
+    ]
 
 
 def _torch() -> list[str]:
@@ -55,5 +59,8 @@ def _extras() -> list[str]:
     lines = []
     for extra, module, purpose in EXTRAS:
         there = importlib.util.find_spec(module) is not None
-        lines.append(f"{extra:<10} {'installed' if there else 'not installed'}: {purpose}" + ("" if there else f".  pip install 'sequence-harness[{extra}]'"))
+        lines.append(
+            f"{extra:<10} {'installed' if there else 'not installed'}: {purpose}"
+            + ("" if there else f".  pip install 'sequence-harness[{extra}]'")
+        )
     return lines

@@ -50,7 +50,9 @@ class Implementation:
         """The module for this case with the parameters that stand in `x`."""
         module = self.prepare(case)
         if not isinstance(module, nn.Module):
-            raise ContractError(f"{self.spec.name} has named parameters, so prepare(case) must return an nn.Module; got {type(module).__name__}")
+            raise ContractError(
+                f"{self.spec.name} has named parameters, so prepare(case) must return an nn.Module; got {type(module).__name__}"
+            )
         names = {t.name for t in self.spec.contract.inputs}
         wanted = {name: tensor for name, tensor in x.items() if name not in names and not name.endswith(GRADIENT)}
         module.to(case.device, case.dtype)
@@ -75,7 +77,9 @@ class Implementation:
             leaves = {name: parameters.get(name, leaf) for name, leaf in leaves.items()}
         attached = [name for name, tensor in outputs.items() if tensor.requires_grad]
         if not attached:
-            raise ContractError("it claims gradients, but no output is connected to its inputs (detached, or computed under no_grad)")
+            raise ContractError(
+                "it claims gradients, but no output is connected to its inputs (detached, or computed under no_grad)"
+            )
         cotangents = [x[name + GRADIENT].to(outputs[name].dtype) for name in attached]
         found = torch.autograd.grad([outputs[name] for name in attached], list(leaves.values()), cotangents, allow_unused=True)
         for (name, leaf), gradient in zip(leaves.items(), found, strict=True):
@@ -86,11 +90,15 @@ class Implementation:
         contract = self.spec.contract.outputs
         if isinstance(answer, Mapping):
             if set(answer) != {t.name for t in contract}:
-                raise ContractError(f"returned outputs named {', '.join(answer)}; the contract names {', '.join(t.name for t in contract)}")
+                raise ContractError(
+                    f"returned outputs named {', '.join(answer)}; the contract names {', '.join(t.name for t in contract)}"
+                )
             answer = [answer[t.name] for t in contract]
         answers = list(answer) if isinstance(answer, tuple | list) else [answer]
         if len(answers) != len(contract):
-            raise ContractError(f"returned {len(answers)} outputs; the contract has {len(contract)}: {', '.join(map(str, contract))}")
+            raise ContractError(
+                f"returned {len(answers)} outputs; the contract has {len(contract)}: {', '.join(map(str, contract))}"
+            )
         for tensor, got in zip(contract, answers, strict=True):
             _check_output(tensor, got, case)
         return Bunch(zip((t.name for t in contract), answers, strict=True))
@@ -123,7 +131,9 @@ def _same_names(got: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Parameters must have the names and shapes of the reference, all of them and no others."""
     absent, extra = sorted(set(wanted) - set(got)), sorted(set(got) - set(wanted))
     if absent or extra:
-        raise ContractError(f"parameters do not match the reference; absent: {', '.join(absent) or 'none'}; unknown: {', '.join(extra) or 'none'}")
+        raise ContractError(
+            f"parameters do not match the reference; absent: {', '.join(absent) or 'none'}; unknown: {', '.join(extra) or 'none'}"
+        )
     for name, shape in wanted.items():
         if tuple(got[name]) != tuple(shape):
             raise ContractError(f"parameter {name} has shape {list(got[name])}, but should have {list(shape)}")

@@ -48,7 +48,9 @@ def law(contestant: Implementation, case: Case, name: str, seed: int = 0) -> Ans
         got = _differences(check(by_contestant, Bunch({key: t.to(case.device) for key, t in x.items()}), dice(*words)))
     if not got or not all(t.numel() for t in got.values()):
         return Answer(WRONG, {}, f"the law {name} compared nothing")
-    return verdict.judge(lambda y: _differences(check(by_reference, Bunch(y), dice(*words))), dict(x), got, case.dtype, {}, seed).answer
+    return verdict.judge(
+        lambda y: _differences(check(by_reference, Bunch(y), dice(*words))), dict(x), got, case.dtype, {}, seed
+    ).answer
 
 
 def changed(spec: Spec, case: Case, given: Mapping[str, Tensor], changes: Mapping[str, Any]) -> tuple[Bunch, Case]:
@@ -66,7 +68,7 @@ def _reference(spec: Spec, case: Case, wrt: list[str]) -> rounding.Function:
 
 def _step_by_step(contestant: Implementation, x: Bunch, case: Case) -> Bunch:
     """Logits [b n v] of a model that is given one token at a time, and nothing else but its own state."""
-    model = contestant.model(x, case)
+    model: Any = contestant.model(x, case)
     if not hasattr(model, "step"):
         raise Unsupported("has no step form: its module has no method step(ids[b], state) -> (logits[b v], state)")
     state, logits = None, []
@@ -79,7 +81,9 @@ def _step_by_step(contestant: Implementation, x: Bunch, case: Case) -> Bunch:
 
 def _differences(sides: tuple[Any, Any]) -> dict[str, Tensor]:
     left, right = (side if isinstance(side, tuple) else (side,) for side in sides)
-    return {f"left - right, output {i}": one.double() - other.double() for i, (one, other) in enumerate(zip(left, right, strict=True))}
+    return {
+        f"left - right, output {i}": one.double() - other.double() for i, (one, other) in enumerate(zip(left, right, strict=True))
+    }
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

@@ -1,8 +1,8 @@
-"""Words become a selection, a selection becomes cells, and cells that the store already answers drop out; imports no torch itself."""
+"""Words become a selection, a selection becomes cells, and cells that the store already answers drop out."""
 
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
@@ -56,6 +56,7 @@ class Selection:
 
     words: Mapping[str, Any]
     settings: Mapping[str, Any]
+    seen: dict[str, dict[str, None]] = field(default_factory=dict)  # by word, all names among which was chosen
 
     @property
     def device(self) -> str:
@@ -71,8 +72,13 @@ class Selection:
 
     def chosen(self, word: str, known: Iterable[str]) -> list[str]:
         """Those of the known names that the patterns of a word match."""
-        patterns = str(self.words.get(word, self.settings.get(word, "*"))).split(",")
+        known = list(known)
+        self.seen.setdefault(word, {}).update(dict.fromkeys(known))
+        patterns = self.patterns(word).split(",")
         return [name for name in known if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
+
+    def patterns(self, word: str) -> str:
+        return str(self.words.get(word, self.settings.get(word, "*")))
 
     def specs(self) -> list[catalogue.Item]:
         known = catalogue.specs()
@@ -105,7 +111,9 @@ def selection(words: Mapping[str, Any]) -> tuple[Selection, ModuleType]:
         if typed[key] not in allowed:
             raise WrongRequest(f"no {key} named {typed[key]!r}.{catalogue.suggestion(str(typed[key]), allowed)}")
     if typed["device"] not in (*DEVICES, "auto"):
-        raise WrongRequest(f"no device named {typed['device']!r}.{catalogue.suggestion(str(typed['device']), (*DEVICES, 'auto'))}")
+        raise WrongRequest(
+            f"no device named {typed['device']!r}.{catalogue.suggestion(str(typed['device']), (*DEVICES, 'auto'))}"
+        )
     chosen = Selection({key: typed[key] for key in WORDS}, {key: typed[key] for key in own})
     _check_implementations(chosen)
     return chosen, catalogue.load(item.path)
@@ -114,6 +122,8 @@ def selection(words: Mapping[str, Any]) -> tuple[Selection, ModuleType]:
 def cells(chosen: Selection, suite: ModuleType) -> list[Cell]:
     """Every cell of a selection; a selection of nothing is a wrong request."""
     found = list(dict.fromkeys(suite.plan(chosen)))
+    for word, known in chosen.seen.items():
+        _check_patterns(word, chosen.patterns(word), known)
     if not found:
         asked = ", ".join(f"{key}={value}" for key, value in chosen.words.items() if value != WORDS[key])
         raise WrongRequest(f"nothing to do: no cell of the suite fits {asked}.\n  See: harness list implementations")
@@ -168,13 +178,15 @@ def outside(pattern: str) -> bool:
 
 def _check_implementations(chosen: Selection) -> None:
     patterns = str(chosen.words["impl"])
-    names = {full: None for full in catalogue.implementations()} | {full.partition("/")[2]: None for full in catalogue.implementations()}
+    names = dict.fromkeys(catalogue.implementations()) | {full.partition("/")[2]: None for full in catalogue.implementations()}
     inside = [pattern for pattern in patterns.split(",") if not outside(pattern)]
     _check_patterns("implementation", ",".join(inside), names)
     if len(inside) < len(patterns.split(",")) and chosen.words["spec"] == "*":
         for pattern in set(patterns.split(",")) - set(inside):
             if "spec" not in catalogue.implementation("", pattern).facts:
-                raise WrongRequest(f"which spec does {pattern} claim to compute? Say spec=NAME.\n  known: {', '.join(catalogue.specs())}")
+                raise WrongRequest(
+                    f"which spec does {pattern} claim to compute? Say spec=NAME.\n  known: {', '.join(catalogue.specs())}"
+                )
 
 
 def _check_patterns(kind: str, patterns: str, known: Iterable[str]) -> None:

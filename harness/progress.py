@@ -16,7 +16,9 @@ SECONDS_BEFORE_SHOWING = 1.0
 SECONDS_BETWEEN_LINES = 15.0
 
 
-def follow(todo: Sequence[tuple[Cell, dict[str, str]]], limits: runner.Limits, store: Store | None, suite: ModuleType) -> list[Record]:
+def follow(
+    todo: Sequence[tuple[Cell, dict[str, str]]], limits: runner.Limits, store: Store | None, suite: ModuleType
+) -> list[Record]:
     """Run cells and return their records; on an interruption say what is kept, and exit with status 130."""
     if not todo:
         return []
@@ -29,7 +31,11 @@ def follow(todo: Sequence[tuple[Cell, dict[str, str]]], limits: runner.Limits, s
                 records.append(record)
                 meter.finished(record.cell)
     except KeyboardInterrupt:
-        kept = f"{len(records)} of {len(todo)} answers are stored; the same command goes on from there" if store else "nothing is stored"
+        kept = (
+            f"{len(records)} of {len(todo)} answers are stored; the same command goes on from there"
+            if store
+            else "nothing is stored"
+        )
         print(f"\nharness: interrupted; {kept}", file=sys.stderr)
         raise SystemExit(130) from None
     return records
@@ -63,7 +69,9 @@ class Meter:
 
     @property
     def doing(self) -> str:
-        return "; ".join(f"{cell.subject} {cell.case} {doing}".strip().replace("  ", " ") for cell, (_, doing) in self.running.items())
+        return "; ".join(
+            f"{cell.subject} {cell.case} {doing}".strip().replace("  ", " ") for cell, (_, doing) in self.running.items()
+        )
 
     @property
     def left(self) -> str:
@@ -75,7 +83,13 @@ class _Bar:
 
     def __init__(self, meter: Meter):
         self.meter = meter
-        columns = (BarColumn(30), TextColumn("{task.percentage:3.0f}%"), TextColumn("{task.fields[count]}"), TimeElapsedColumn(), TextColumn("{task.fields[left]}  {task.description}"))
+        columns = (
+            BarColumn(30),
+            TextColumn("{task.percentage:3.0f}%"),
+            TextColumn("{task.fields[count]}"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}  {task.description}"),
+        )
         self.progress = Progress(*columns, console=Console(stderr=True), transient=True)
         self.task = self.progress.add_task("starting", total=1.0, count="", left="")
 
@@ -111,7 +125,11 @@ class _Lines:
         meter.running = running
         if time.monotonic() - self.last >= SECONDS_BETWEEN_LINES:
             self.last = time.monotonic()
-            print(f"{meter.fraction:4.0%}  {meter.cells_done}/{len(meter.cost)} cells  {meter.left}  {meter.doing}", file=sys.stderr, flush=True)
+            print(
+                f"{meter.fraction:4.0%}  {meter.cells_done}/{len(meter.cost)} cells  {meter.left}  {meter.doing}",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 def _minutes(seconds: float) -> str:

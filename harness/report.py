@@ -6,7 +6,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from harness import machine
-from harness.cell import OK, UNSUPPORTED, Record
+from harness.cell import OK, UNSUPPORTED, Cell, Record
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,7 +48,9 @@ def summary(records: Sequence[Record]) -> str:
     counts: dict[str, int] = {}
     for record in records:
         counts[record.outcome] = counts.get(record.outcome, 0) + 1
-    return f"{len(records)} cells: " + ", ".join(f"{count} {outcome.replace('_', ' ')}" for outcome, count in sorted(counts.items()))
+    return f"{len(records)} cells: " + ", ".join(
+        f"{count} {outcome.replace('_', ' ')}" for outcome, count in sorted(counts.items())
+    )
 
 
 def failures(records: Sequence[Record], again: str = "harness again {key}") -> str:
@@ -64,14 +66,25 @@ def message(record: Record, again: str = "harness again {key}") -> str:
     """What is to be said of one record: subject, what is wrong, facts, next step."""
     cell = record.cell
     question = cell.settings.get("law")
-    what = {"wrong": "is wrong", "out_of_memory": "ran out of memory", "timed_out": "timed out", "crashed": "crashed"}.get(record.outcome, f"is {record.outcome}")
+    what = {"wrong": "is wrong", "out_of_memory": "ran out of memory", "timed_out": "timed out", "crashed": "crashed"}.get(
+        record.outcome, f"is {record.outcome}"
+    )
     what = f"breaks the law {question}" if question and record.outcome == "wrong" else what
     family = f", inputs {cell.settings['family']}" if cell.settings.get("family", "normal") != "normal" else ""
     where = f" in case {cell.case}" if cell.case else f" in suite {cell.suite}"
     facts = [record.note if record.note.startswith("  ") else f"  {record.note}"] if record.note else []
-    step = [] if record.outcome in (OK, UNSUPPORTED) else [f"  again: {again.format(key=cell.key, cell=cell)}"]
+    step = (
+        []
+        if record.outcome in (OK, UNSUPPORTED)
+        else [f"  again: {again.format(key=cell.key, cell=cell, question=_question(cell))}"]
+    )
     dtype = f", {cell.dtype}" if cell.dtype else ""
     return "\n".join([f"{cell.subject} {what}{where}{dtype}{family}", *facts, *step])
+
+
+def _question(cell: Cell) -> str:
+    """The settings of a cell that is asked alone, as words of the command line."""
+    return " ".join(f"{key}={value}" for key, value in cell.settings.items() if key in ("family", "law"))
 
 
 def _failure(group: Sequence[Record], again: str) -> str:
@@ -85,21 +98,25 @@ def _failure(group: Sequence[Record], again: str) -> str:
 
 
 def _one(title: str, frame: "pd.DataFrame", form: str) -> list[str]:
-    from tabulate import tabulate
-
     if form == "csv":
         return [frame.to_csv(index=False).rstrip()]
     frame = _merged(frame)
     match form:
         case "text":
-            return [title, tabulate(frame, headers="keys", showindex=False, tablefmt="simple", disable_numparse=True)]
+            return [title, _tabulated(frame, "simple")]
         case "markdown":
-            return [f"## {title}", tabulate(frame, headers="keys", showindex=False, tablefmt="pipe", disable_numparse=True)]
+            return [f"## {title}", _tabulated(frame, "pipe")]
         case "latex":
-            return [tabulate(frame, headers="keys", showindex=False, tablefmt="latex_booktabs", disable_numparse=True)]
+            return [_tabulated(frame, "latex_booktabs")]
         case "html":
-            return [f"<h2>{title}</h2>", tabulate(frame, headers="keys", showindex=False, tablefmt="html", disable_numparse=True)]
+            return [f"<h2>{title}</h2>", _tabulated(frame, "html")]
     raise ValueError(f"no format {form!r}; known: {', '.join(FORMATS)}")
+
+
+def _tabulated(frame: "pd.DataFrame", style: str) -> str:
+    from tabulate import tabulate
+
+    return tabulate(frame.values.tolist(), headers=list(frame.columns), tablefmt=style, disable_numparse=True)
 
 
 def _merged(frame: "pd.DataFrame") -> "pd.DataFrame":
@@ -120,7 +137,9 @@ def _origin(records: Sequence[Record]) -> str:
     versions = sorted({", ".join(f"{name} {version}" for name, version in record.versions.items()) for record in records})
     days = sorted({record.at[:10] for record in records})
     span = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
-    return f"Machine: {described} (`{', '.join(machines)}`). Versions: {'; '.join(versions)}. Measured {span}, {len(records)} cells."
+    return (
+        f"Machine: {described} (`{', '.join(machines)}`). Versions: {'; '.join(versions)}. Measured {span}, {len(records)} cells."
+    )
 
 
 def _index(folder: Path) -> None:
@@ -133,5 +152,3 @@ def _index(folder: Path) -> None:
 
 def _slug(title: str) -> str:
     return "-".join("".join(c if c.isalnum() else " " for c in title.lower()).split())
-
-

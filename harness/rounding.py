@@ -376,7 +376,11 @@ def spread(
     # From the first chunk, of one sample, the others learn how much memory a sample takes, and whether the function makes
     # something without its inputs (angles, decays), which is drawn once a chunk: then there are four chunks or more.
     while (done := sum(len(next(iter(part.values()))) for part in drawn)) < samples:
-        size = min(samples - done, max(1, min(samples // 3 if machine.drawn_once else samples, CHUNK_ELEMENTS // machine.largest))) if drawn else 1
+        size = (
+            min(samples - done, max(1, min(samples // 3 if machine.drawn_once else samples, CHUNK_ELEMENTS // machine.largest)))
+            if drawn
+            else 1
+        )
         if not any(dim == 0 for dim in batched.values()):
             size = 1
         drawn.append(_draw(function, x, batched, size, machine))

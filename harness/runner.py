@@ -47,7 +47,9 @@ class Limits:
 Watch = Callable[[dict[Cell, tuple[float, str]]], None]  # of each cell that runs: the fraction done, and what it does
 
 
-def run(cells: Sequence[tuple[Cell, dict[str, str]]], limits: Limits, store: Store | None, watch: Watch = lambda running: None) -> Iterator[Record]:
+def run(
+    cells: Sequence[tuple[Cell, dict[str, str]]], limits: Limits, store: Store | None, watch: Watch = lambda running: None
+) -> Iterator[Record]:
     """Answer cells (each with the digests of its code) in any order; each record is stored before it is yielded."""
     run_id = secrets.token_hex(4)
     waiting = deque(_batches(cells))
@@ -145,7 +147,9 @@ class Worker:
         self.line, theirs = socket.socketpair()
         self.line.setblocking(False)
         self.received = b""
-        self.process = context.Process(target=_serve, args=(theirs, self.output, self.limits.memory_bytes, self.limits.threads), daemon=True)
+        self.process = context.Process(
+            target=_serve, args=(theirs, self.output, self.limits.memory_bytes, self.limits.threads), daemon=True
+        )
         self.process.start()
         theirs.close()
         self.watched = None
@@ -173,9 +177,11 @@ class Worker:
         except BlockingIOError:
             return None
         except (ValueError, KeyError, TypeError):
-            return Answer(CRASHED, {}, "the worker sent what is no answer: something wrote over its line to the runner"), self._elapsed()
-        except OSError:
-            pass  # a reset line is a closed one
+            return Answer(
+                CRASHED, {}, "the worker sent what is no answer: something wrote over its line to the runner"
+            ), self._elapsed()
+        except ConnectionResetError:
+            self.received = b""  # a reset line is a closed one
         self.process.join(timeout=5)
         return Answer(CRASHED, {}, _end(self.process.exitcode) + self._last_words()), self._elapsed()
 
@@ -184,7 +190,9 @@ class Worker:
         if self._elapsed() > self.limits.time_s:
             return Answer(TIMED_OUT, {}, f"no answer within {self.limits.time_s:g} s"), self._elapsed()
         if self._looks_due() and self._resident_bytes() > self.limits.memory_bytes + 2**30:
-            return Answer(OUT_OF_MEMORY, {}, f"took more than {self.limits.memory_bytes / 2**30:g} GiB of memory"), self._elapsed()
+            return Answer(
+                OUT_OF_MEMORY, {}, f"took more than {self.limits.memory_bytes / 2**30:g} GiB of memory"
+            ), self._elapsed()
         return None
 
     def _looks_due(self) -> bool:
@@ -229,4 +237,15 @@ def _serve(*args: Any) -> None:
 
 def _record(cell: Cell, digests: dict[str, str], answer: Answer, time_s: float, run_id: str) -> Record:
     at = datetime.now(UTC).isoformat(timespec="seconds")
-    return Record(cell, answer.outcome, answer.values, answer.note, digests, machine.name(), machine.versions(), round(time_s, 4), at, run_id)
+    return Record(
+        cell,
+        answer.outcome,
+        answer.values,
+        answer.note,
+        digests,
+        machine.name(),
+        machine.versions(),
+        round(time_s, 4),
+        at,
+        run_id,
+    )

@@ -38,7 +38,10 @@ def _spec(name: str) -> str:
         f"contract\n  {spec.contract}",
         *([_block("parameters", map(str, spec.parameters))] if spec.parameters else []),
         f"sizes, unless a case says otherwise\n  {sizes}",
-        _block("cases", (f"{case}: {', '.join(f'{k}={v}' for k, v in values.items()) or 'as above'}" for case, values in spec.cases.items())),
+        _block(
+            "cases",
+            (f"{case}: {', '.join(f'{k}={v}' for k, v in values.items()) or 'as above'}" for case, values in spec.cases.items()),
+        ),
         _block("input families", spec.families),
         _block("laws", (law.replace("_", " ") for law in spec.laws)),
         _block("known mistakes, each caught by some case", spec.mistakes),
@@ -50,13 +53,28 @@ def _spec(name: str) -> str:
 def _implementation(item: catalogue.Item) -> str:
     facts = (f"{name} = {value}" for name, value in item.facts.items() if not name.startswith("_"))
     spec = item.name.partition("/")[0]
-    return "\n\n".join([f"{item.name}  ({item.path})", item.doc, _block("facts", facts), f"judge it\n  harness run suite=correctness spec={spec} impl={item.name.partition('/')[2]}"])
+    return "\n\n".join(
+        [
+            f"{item.name}  ({item.path})",
+            item.doc,
+            _block("facts", facts),
+            f"judge it\n  harness run suite=correctness spec={spec} impl={item.name.partition('/')[2]}",
+        ]
+    )
 
 
 def _suite(item: catalogue.Item) -> str:
     settings = (f"{name}={value}" for name, value in item.facts.get("settings", {}).items())
     limits = ", ".join(f"{name} {value}" for name, value in item.facts.get("limits", {}).items())
-    return "\n\n".join([f"{item.name}  ({item.path})", item.doc, _block("settings", settings), f"limits of a cell (seconds, GiB)\n  {limits}", f"run it\n  harness run suite={item.name}"])
+    return "\n\n".join(
+        [
+            f"{item.name}  ({item.path})",
+            item.doc,
+            _block("settings", settings),
+            f"limits of a cell (seconds, GiB)\n  {limits}",
+            f"run it\n  harness run suite={item.name}",
+        ]
+    )
 
 
 def _block(title: str, lines) -> str:

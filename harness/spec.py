@@ -63,7 +63,9 @@ class Case:
 
     def resized(self, sizes: Mapping[str, Any], **place: Any) -> "Case":
         """The same case at other sizes, options, dtype or device."""
-        return Case(self.name, MappingProxyType({**self.values, **sizes}), **{"dtype": self.dtype, "device": self.device, **place})
+        return Case(
+            self.name, MappingProxyType({**self.values, **sizes}), **{"dtype": self.dtype, "device": self.device, **place}
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (Case, (self.name, dict(self.values), self.dtype, self.device))
@@ -105,7 +107,9 @@ class Spec:
         for name, case in {"the sizes": self.sizes, **self.cases}.items():
             for key in case:
                 if key not in known:
-                    raise ContractError(f"{self.name}: {name} sets {key!r}, which is no axis and no option; known: {', '.join(sorted(known))}")
+                    raise ContractError(
+                        f"{self.name}: {name} sets {key!r}, which is no axis and no option; known: {', '.join(sorted(known))}"
+                    )
         needed = self.contract.axes | axes_of(self.parameters) - set(self.options)
         if missing := sorted(needed - set(self.sizes)):
             raise ContractError(f"{self.name}: no size is given for axis {', '.join(missing)}")
@@ -162,7 +166,7 @@ class Spec:
     def reference(self, x: Mapping[str, Tensor], case: Case, function: Callable[..., Any] | None = None) -> Bunch:
         """Outputs by name of the reference (or of another function of the same signature) for named inputs."""
         names = [tensor.name for tensor in self.contract.inputs]
-        inputs = {name: x[name] for name in names if name in x}
+        inputs: dict[str, Any] = {name: x[name] for name in names if name in x}
         if self.parameters:
             inputs["parameters"] = {name: tensor for name, tensor in x.items() if name not in names}
         answer = (function or self.function)(**inputs, **{name: case.values[name] for name in self.options})
@@ -193,7 +197,9 @@ class Spec:
         return change
 
 
-def spec(contract: str, *, cases: dict[str, dict[str, Any]], parameters: str = "", **sizes: Any) -> Callable[[Callable[..., Any]], Spec]:
+def spec(
+    contract: str, *, cases: dict[str, dict[str, Any]], parameters: str = "", **sizes: Any
+) -> Callable[[Callable[..., Any]], Spec]:
     """Make a spec of a reference function; the sizes are those of every case that does not say otherwise."""
     return lambda function: Spec(function, parse(contract), parse_tensors(parameters), sizes, cases)
 

@@ -47,7 +47,9 @@ class Store:
     def unreadable(self) -> int:
         """How many lines are no records: unfinished ones of runs that were killed."""
         files = self.root.glob("records/*/*.jsonl")
-        return sum(_record(line) is None for path in files for line in path.open(encoding="utf-8", errors="replace") if line.strip())
+        return sum(
+            _record(line) is None for path in files for line in path.open(encoding="utf-8", errors="replace") if line.strip()
+        )
 
 
 def _record(line: str) -> Record | None:

@@ -60,7 +60,9 @@ def judge(
     return Verdict(strict[worst], "", strict, note)
 
 
-def _difference(name: str, got: Tensor, truth: Tensor, budget: Tensor, axes: Sequence[str], score: float, dtype: torch.dtype) -> str:
+def _difference(
+    name: str, got: Tensor, truth: Tensor, budget: Tensor, axes: Sequence[str], score: float, dtype: torch.dtype
+) -> str:
     """The lines that say where a result is off, and by how much."""
     if truth.numel() == 0:
         return f"  {name} is empty: nothing was compared"
@@ -74,7 +76,9 @@ def _difference(name: str, got: Tensor, truth: Tensor, budget: Tensor, axes: Seq
     lines = [
         f"  {name}[{index}] is {got[at]:.6g}, but should be {truth[at]:.6g}",
         f"  score {score:.2g}, allowed 1 (rounding budget of {str(dtype).removeprefix('torch.')} on this input)",
-        f"  {_share(wrong)}{_confined(wrong, axes)}" if wrong.any() else "  no element stands out: all are a little off, in the same way",
+        f"  {_share(wrong)}{_confined(wrong, axes)}"
+        if wrong.any()
+        else "  no element stands out: all are a little off, in the same way",
     ]
     if not got.isfinite().all() and truth.isfinite().all():
         lines.append(f"  {int((~got.isfinite()).sum())} of {got.numel()} elements are NaN or infinite")
@@ -91,7 +95,11 @@ def _share(wrong: Tensor) -> str:
 def _confined(wrong: Tensor, axes: Sequence[str]) -> str:
     """On which few indices of an axis everything wrong lies."""
     for dim in sorted(range(wrong.dim()), key=lambda dim: -wrong.shape[dim]):
-        where = wrong.any(dim=tuple(d for d in range(wrong.dim()) if d != dim)).nonzero().flatten().tolist() if wrong.dim() > 1 else []
+        where = (
+            wrong.any(dim=tuple(d for d in range(wrong.dim()) if d != dim)).nonzero().flatten().tolist()
+            if wrong.dim() > 1
+            else []
+        )
         if where and len(where) < wrong.shape[dim] and axes:
             run = where == list(range(where[0], where[-1] + 1))
             if len(where) <= FEW or run:

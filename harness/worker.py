@@ -62,7 +62,7 @@ def asked(cell: Cell, progress: Progress = lambda fraction, doing: None) -> Answ
 
 
 def _confine(output: str, memory_bytes: int, keep: int) -> None:
-    """Own session, dies with the parent, no descriptor but its own, output to a file, memory limited beyond what is used already."""
+    """Own session, dies with the parent, no descriptor but its own, output to a file, memory limited."""
     os.setsid()
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -71,12 +71,14 @@ def _confine(output: str, memory_bytes: int, keep: int) -> None:
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     # The lines to the fork server and to its tracker are everybody's: code under test must not find them.
-    resource_tracker._resource_tracker._fd = None
+    setattr(resource_tracker._resource_tracker, "_fd", None)  # noqa: B010 (the type does not know it)
     os.closerange(3, keep)
     os.closerange(keep + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     sys.stdin = os.fdopen(0, closefd=False)
     # Private writable memory alone is limited (data), not addresses: torch maps far more than it uses.
-    used = next(int(line.split()[1]) * 1024 for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmData"))
+    used = next(
+        int(line.split()[1]) * 1024 for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmData")
+    )
     resource.setrlimit(resource.RLIMIT_DATA, (used + memory_bytes,) * 2)
     resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST_FILE,) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -101,7 +103,9 @@ def _reporter(line: socket.socket) -> Progress:
 
 def _ran_out_of_memory(error: BaseException) -> bool:
     text = str(error)
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text or "not enough memory" in text
+    return (
+        isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text or "not enough memory" in text
+    )
 
 
 def _described(error: BaseException) -> str:

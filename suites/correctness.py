@@ -27,7 +27,9 @@ def plan(selection: Selection) -> Iterator[Cell]:
                     holds = [law.name for law in spec.laws.values() if law.when(spec.case(case))]
                     laws = [{"law": law} for law in selection.chosen("law", holds)]
                     # Asking for some families, or some laws, asks for no other kind of cell.
-                    for question in (questions if selection.settings["law"] == "*" else []) + (laws if selection.settings["family"] == "*" else []):
+                    for question in (questions if selection.settings["law"] == "*" else []) + (
+                        laws if selection.settings["family"] == "*" else []
+                    ):
                         for seed in selection.seeds:
                             yield Cell("correctness", item.name, name, variant, case, dtype, selection.device, seed, question)
 

@@ -9,7 +9,9 @@ from harness import audit, catalogue
 from harness.spec import Mistake
 
 SPECS = {name: catalogue.load_spec(name) for name in catalogue.specs()}
-MISTAKES = [(spec, mistake) for spec in SPECS for mistake in SPECS[spec].mistakes]
+# One process has the questions of a spec: they are dear, and its tests share them.
+GROUPED = {spec: pytest.mark.xdist_group(spec) for spec in SPECS}
+MISTAKES = [pytest.param(spec, mistake, marks=GROUPED[spec]) for spec in SPECS for mistake in SPECS[spec].mistakes]
 
 
 @cache
@@ -24,9 +26,11 @@ def test_a_mistake_is_caught(spec: str, mistake: str, dtype: torch.dtype):
     assert next(found, None), f"{spec}: no case catches that {mistake!r} in {dtype}"
 
 
-@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("spec", [pytest.param(spec, marks=mark) for spec, mark in GROUPED.items()])
 def test_the_reference_itself_is_no_mistake(spec: str):
     right = Mistake("none", SPECS[spec].function)
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         for question, score in audit.caught(right, questions(spec, dtype)):
-            pytest.fail(f"{spec} rejects itself in case {question.case.name}, {dtype}, inputs {question.family}: score {score:.2g}")
+            pytest.fail(
+                f"{spec} rejects itself in case {question.case.name}, {dtype}, inputs {question.family}: score {score:.2g}"
+            )

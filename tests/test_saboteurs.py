@@ -1,4 +1,4 @@
-"""Every saboteur in tests/saboteurs ends with its own outcome and a sentence, its honest look-alike is accepted, and nobody else suffers."""
+"""Every saboteur ends with its own outcome and a sentence, its honest look-alike is accepted, and nobody else suffers."""
 
 import time
 from pathlib import Path
@@ -44,6 +44,8 @@ def test_cells_of_others_are_answered_beside_saboteurs():
 def test_no_process_outlives_the_run():
     ask(cell(FOLDER / "leaves_a_child.py", "sabotage"), cell(FOLDER / "hangs.py", "sabotage"))
     deadline = time.monotonic() + 5
-    while time.monotonic() < deadline and (left := [p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == ["sleep", "10000"]]):
+    while time.monotonic() < deadline and (
+        left := [p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == ["sleep", "10000"]]
+    ):
         time.sleep(0.1)
     assert not left, "a child of an ended worker is still there"

@@ -15,8 +15,24 @@ from harness.store import Store
 
 
 def record(seed: int, **changes: object) -> Record:
-    fields = {"outcome": "ok", "values": {"score": 0.5}, "note": "", "digests": {"spec": "a"}, "machine": "here", "versions": {"torch": "2"}}
-    return Record(**{**fields, "cell": Cell("correctness", "rotary", "pairs", seed=seed), "time_s": 0.1, "at": "2026-01-01T00:00:00+00:00", "run": "r", **changes})
+    fields = {
+        "outcome": "ok",
+        "values": {"score": 0.5},
+        "note": "",
+        "digests": {"spec": "a"},
+        "machine": "here",
+        "versions": {"torch": "2"},
+    }
+    return Record(
+        **{
+            **fields,
+            "cell": Cell("correctness", "rotary", "pairs", seed=seed),
+            "time_s": 0.1,
+            "at": "2026-01-01T00:00:00+00:00",
+            "run": "r",
+            **changes,
+        }
+    )
 
 
 def test_what_is_written_is_read(tmp_path: Path):
@@ -68,7 +84,18 @@ def test_two_writers_do_not_mix_their_lines(tmp_path: Path):
 
 
 def test_a_run_that_is_killed_loses_nothing_and_the_next_goes_on(tmp_path: Path):
-    command = [sys.executable, "-m", "harness", "run", "suite=correctness", "spec=rotary", "impl=pairs", "dtype=float32", f"results={tmp_path}", "workers=1"]
+    command = [
+        sys.executable,
+        "-m",
+        "harness",
+        "run",
+        "suite=correctness",
+        "spec=rotary",
+        "impl=pairs",
+        "dtype=float32",
+        f"results={tmp_path}",
+        "workers=1",
+    ]
     store, kept = Store(tmp_path), 0
     for _ in range(2):
         run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)

@@ -9,7 +9,7 @@ every second slope of the power of two above, as in the official code, BLOOM and
 import torch
 from torch import Tensor
 
-from harness.spec import Bunch, Case, spec
+from harness.spec import Bunch, spec
 
 
 @spec(

@@ -45,7 +45,16 @@ from harness.spec import Bunch, Case, spec
         "one_key": {"m": 1},
         "batch_of_one": {"b": 1, "visibility": "causal", "m": 37},
         "tiles": {"visibility": "causal", "n": 64, "m": 128, "d": 16, "e": 16},  # no partial tile
-        "long": {"visibility": "causal", "n": 300, "m": 300, "b": 1, "h": 2, "g": 1, "d": 32, "e": 32},  # several tiles, rescaling
+        "long": {
+            "visibility": "causal",
+            "n": 300,
+            "m": 300,
+            "b": 1,
+            "h": 2,
+            "g": 1,
+            "d": 32,
+            "e": 32,
+        },  # several tiles, rescaling
         "wide": {"visibility": "causal", "n": 19, "m": 70, "h": 2, "g": 1, "d": 128, "e": 128},
     },
 )
@@ -189,7 +198,10 @@ _with_mask(
 )
 _with_mask("the window is ignored", lambda seen, q, k, o: (k <= q) if o["visibility"] == "sliding_window" else seen)
 _with_mask("the prefix is ignored", lambda seen, q, k, o: (k <= q) if o["visibility"] == "prefix" else seen)
-_with_mask("the prefix is one key short", lambda seen, q, k, o: seen & ((k <= q) | (k < o["prefix"] - 1)) if o["visibility"] == "prefix" else seen)
+_with_mask(
+    "the prefix is one key short",
+    lambda seen, q, k, o: seen & ((k <= q) | (k < o["prefix"] - 1)) if o["visibility"] == "prefix" else seen,
+)
 _with_mask("the last partial tile of 16 keys is dropped", lambda seen, q, k, o: seen & (k < max(16, k.numel() // 16 * 16)))
 _with_mask("the last key is dropped", lambda seen, q, k, o: seen & ((k < k.max()) | (k.numel() == 1)))
 _with_mask("the first key is dropped", lambda seen, q, k, o: seen & ((k > 0) | (k.numel() == 1)))

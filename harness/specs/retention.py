@@ -1,4 +1,4 @@
-"""Retention (Sun et al. 2023, arXiv:2307.08621, eq. 5-7) with explicit state: what was seen goes in as `past`, comes out as `state`.
+"""Retention (Sun et al. 2023, arXiv:2307.08621, eq. 5-7) with explicit state: `past` goes in, `state` comes out.
 
 Where papers and libraries disagree, this side is taken:
 - This is the sum alone: the scale d^-1/2, the rotation (`rotary`), the normalisation of scores and the group norm
@@ -120,7 +120,7 @@ def permuting_heads_permutes_the_output(run, x: Bunch, rng):
 
 
 def _steps(q, k, v, past, decay, step):
-    """Run `step(n, state, q_n, decay, write) -> (out_n, state)` over the tokens; `write` is the outer product of key and value."""
+    """Run `step(n, state, q_n, decay, write) -> (out_n, state)` over the tokens; `write` is key times value, [d e]."""
     state, out, gamma = past, [], decay[:, None, None]
     for n in range(q.shape[2]):
         write = k[:, :, n, :, None] * v[:, :, n, None, :]

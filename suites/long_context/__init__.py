@@ -81,14 +81,18 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
         return Answer(checked.outcome, checked.values, f"not trained, for it is not the model of its spec:\n{checked.note}")
     scale = SCALES[cell.settings["scale"]]
     corpus = _text(cell.settings["text"], _longest(cell))
-    model, training = _trained(cell, contestant, scale, corpus, lambda share, doing: progress(0.02 + 0.7 * share, f"training, {doing}"))
+    model, training = _trained(
+        cell, contestant, scale, corpus, lambda share, doing: progress(0.02 + 0.7 * share, f"training, {doing}")
+    )
 
     def ask(ids: torch.Tensor) -> torch.Tensor:
         return model(ids.to(cell.device)).cpu()
 
     length = scale["length"]
     contexts = [times * length for times in TIMES]
-    bits = bits_per_byte.measure(ask, corpus.held_out, contexts, length // 2, scale["windows"], lambda share, doing: progress(0.72 + 0.15 * share, doing))
+    bits = bits_per_byte.measure(
+        ask, corpus.held_out, contexts, length // 2, scale["windows"], lambda share, doing: progress(0.72 + 0.15 * share, doing)
+    )
     found: dict[str, Any] = {}
     distances = [length // 2, *contexts]
     for i, distance in enumerate(distances):
@@ -129,7 +133,10 @@ def _trained(
 
     made_of = {
         "text": corpus.digest,
-        "code": [catalogue.digest(catalogue.implementation(cell.spec, cell.implementation).path), catalogue.digest(catalogue.PACKAGE / "nn" / "train.py")],
+        "code": [
+            catalogue.digest(catalogue.implementation(cell.spec, cell.implementation).path),
+            catalogue.digest(catalogue.PACKAGE / "nn" / "train.py"),
+        ],
         "episodes": catalogue.digest(catalogue.HOME / "suites" / "long_context" / "recall.py"),
         "settings": [repr(chosen), sizes, *(scale[key] for key in ("length", "batch", "share", "questions"))],
         "asked": [cell.spec, cell.implementation, cell.variant, cell.seed, cell.device],
@@ -138,24 +145,39 @@ def _trained(
     made, kept = weights.trained(made_of, learn)
     model.load_state_dict(made["weights"])
     last = made["history"][-100:]
-    told = {"bits_per_byte": round(sum(last) / len(last), 4), "time_s": round(made["time_s"], 1), "bytes": chosen.steps * scale["batch"] * scale["length"]}
+    told = {
+        "bits_per_byte": round(sum(last) / len(last), 4),
+        "time_s": round(made["time_s"], 1),
+        "bytes": chosen.steps * scale["batch"] * scale["length"],
+    }
     return model.eval(), told | {"weights": "kept from an earlier run" if kept else "trained in this run"}
 
 
 def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
     """Bits per byte and horizon, recall, and training: a row a model; means over seeds, with half widths of 95 % intervals."""
     frames: dict[str, list[dict[str, Any]]] = {}
-    ordered = sorted(records, key=lambda r: (r.cell.settings["scale"], r.digests.get("text", ""), r.cell.subject, r.cell.device, r.cell.seed))
-    for (scale, _, subject, device), group in groupby(ordered, key=lambda r: (r.cell.settings["scale"], r.digests.get("text", ""), r.cell.subject, r.cell.device)):
+    ordered = sorted(
+        records, key=lambda r: (r.cell.settings["scale"], r.digests.get("text", ""), r.cell.subject, r.cell.device, r.cell.seed)
+    )
+    for (scale, _, subject, device), group in groupby(
+        ordered, key=lambda r: (r.cell.settings["scale"], r.digests.get("text", ""), r.cell.subject, r.cell.device)
+    ):
         mates = list(group)
         good = [r for r in mates if r.outcome == OK]
-        said = "; ".join(dict.fromkeys(f"{r.outcome.replace('_', ' ')}: {r.note.splitlines()[0] if r.note else ''}" for r in mates if r.outcome != OK))
+        said = "; ".join(
+            dict.fromkeys(
+                f"{r.outcome.replace('_', ' ')}: {r.note.splitlines()[0] if r.note else ''}" for r in mates if r.outcome != OK
+            )
+        )
         length = SCALES[scale]["length"]
         origin = good[0].values["text"] if good else "the same text"
         model = {"model": subject} | ({"device": device} if device != "cpu" else {})
         where = "" if scale == "default" else f", scale {scale}"
         for title, row in (
-            (f"Bits per byte at a context (its last {length // 2} bytes; trained at {length}{where}; {origin})", _bits_row(good, length)),
+            (
+                f"Bits per byte at a context (its last {length // 2} bytes; trained at {length}{where}; {origin})",
+                _bits_row(good, length),
+            ),
             (f"Recall of a fact after further bytes (chance {recall.CHANCE:g}{where}; {origin})", _recall_row(good, length)),
             (f"Training (the same for all{where}; {origin})", _training_row(good)),
         ):

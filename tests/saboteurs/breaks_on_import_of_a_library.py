@@ -1,6 +1,7 @@
 """Needs a library that is not there; the look-alike does without."""
 
 from honest import turn
+
 expected = {"sabotage": "crashed", "lookalike": "ok"}
 reason = "raised ModuleNotFoundError: No module named"
 variants = {"sabotage": {"guilty": True}, "lookalike": {"guilty": False}}

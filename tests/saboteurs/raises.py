@@ -1,6 +1,7 @@
 """Raises; the look-alike raises inside, and deals with it itself."""
 
 from honest import turn
+
 expected = {"sabotage": "crashed", "lookalike": "ok"}
 reason = "raised ZeroDivisionError: division by zero"
 variants = {"sabotage": {"guilty": True}, "lookalike": {"guilty": False}}

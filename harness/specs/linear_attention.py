@@ -1,0 +1,306 @@
+"""Causal linear attention (Katharopoulos et al. 2020, arXiv:2006.16236, eq. 7-9, 18-20) with explicit state.
+
+The sums over what was seen go in as `past` and `past_sum`, and come out as `state` and `state_sum`.
+
+Where papers and libraries disagree, this side is taken:
+- The feature map is elu(x) + 1, of queries and keys both; nothing is scaled by d^-1/2, before the map or after (fla
+  scales queries after it, which the normalisation undoes).
+- A token sees itself. The outputs are normalised, and nothing is added to the denominator: the official code adds 1e-6,
+  fla 1e-10.
+- The state is the pair of sums of eq. 18 and 19, not normalised; libraries that keep one of them (fla, without `normalize`)
+  compute something else.
+- elu(x) + 1 is taken as it stands: far below zero it cancels to e^x, and what that loses in float32 is allowed.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from harness.spec import Bunch, Case, spec
+
+
+@spec(
+    "q[b h n d], k[b h n d], v[b h n e], past[b h d e], past_sum[b h d] -> out[b h n e], state[b h d e], state_sum[b h d]",
+    b=2,
+    h=3,
+    n=37,
+    d=8,
+    e=5,
+    cases={
+        "plain": {},
+        "one_step": {"n": 1},
+        "two_steps": {"n": 2},
+        "whole_chunks": {"n": 64},  # no ragged chunk
+        "long": {"n": 150, "b": 1, "h": 2},  # several chunks
+        "wide": {"n": 19, "h": 2, "d": 64, "e": 32},
+        "one_head": {"h": 1},
+        "one_value": {"e": 1},
+    },
+)
+def linear_attention(q: Tensor, k: Tensor, v: Tensor, past: Tensor, past_sum: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    state, state_sum, out = past, past_sum, []
+    for q_n, k_n, v_n in zip(feature(q).unbind(2), feature(k).unbind(2), v.unbind(2), strict=True):
+        state = state + k_n[..., :, None] * v_n[..., None, :]
+        state_sum = state_sum + k_n
+        out.append((q_n[..., None, :] @ state / (q_n[..., None, :] @ state_sum[..., None])).squeeze(-2))
+    return torch.stack(out, dim=2), state, state_sum
+
+
+def feature(x: Tensor) -> Tensor:
+    """phi(x) of the paper (eq. 7): positive, so that no denominator is zero."""
+    return F.elu(x) + 1
+
+
+def some_past(case: Case, rng: torch.Generator, tokens: int = 5, offset: float = 0.0) -> dict[str, Tensor]:
+    """The state that a few tokens would have left."""
+    k = feature(torch.randn(case.b, case.h, tokens, case.d, generator=rng, dtype=torch.float64) + offset)
+    v = torch.randn(case.b, case.h, tokens, case.e, generator=rng, dtype=torch.float64)
+    return {"past": k.mT @ v, "past_sum": k.sum(2)}
+
+
+@linear_attention.family
+def normal(x: Bunch, case: Case, rng: torch.Generator):
+    return some_past(case, rng)
+
+
+@linear_attention.family
+def large(x: Bunch, case: Case, rng: torch.Generator):
+    return {**{name: 3 * x[name] + 2 for name in "qkv"}, **some_past(case, rng, offset=3.0)}
+
+
+@linear_attention.family
+def sharp(x: Bunch, case: Case, rng: torch.Generator):
+    """A few keys are heard, a hundred times as loud as the others."""
+    loud = torch.rand(case.n, 1, generator=rng) < 0.15
+    return {"k": torch.where(loud, 8 * x.k, x.k - 4), **some_past(case, rng, offset=-4.0)}
+
+
+@linear_attention.family
+def needle(x: Bunch, case: Case, rng: torch.Generator):
+    """Only tokens at the edges of chunks are heard, and the last one."""
+    step = torch.arange(case.n)
+    heard = (step % 16 == 0) | (step % 16 == 15) | (step == case.n - 1)
+    return {"k": torch.where(heard[:, None], x.k + 2, x.k - 6), **some_past(case, rng, offset=-6.0)}
+
+
+@linear_attention.family
+def faint(x: Bunch, case: Case, rng: torch.Generator):
+    """Features and past next to nothing: what is added to a denominator, or put below it, shows."""
+    return {"q": x.q / 2 - 6, "k": x.k / 2 - 6, "past": 0 * x.past, "past_sum": 0 * x.past_sum}
+
+
+STATE = ("past", "past_sum")
+
+
+def _halved(run, x: Bunch, cuts: list[int]):
+    """Outputs and final state of a run in parts that begin at the cuts, and those of the whole."""
+    state, out = {name: x[name] for name in STATE}, []
+    for first, last in zip([0, *cuts], [*cuts, x.q.shape[2]], strict=True):
+        part = run(x, **{name: x[name][:, :, first:last] for name in "qkv"}, **state)
+        state = {"past": part.state, "past_sum": part.state_sum}
+        out.append(part.out)
+    whole = run(x)
+    return (torch.cat(out, 2), *state.values()), (whole.out, whole.state, whole.state_sum)
+
+
+@linear_attention.law(when=lambda case: case.n > 1)
+def two_halves_make_a_whole(run, x: Bunch, rng):
+    return _halved(run, x, [rng.randrange(1, x.q.shape[2])])
+
+
+@linear_attention.law(when=lambda case: 1 < case.n <= 64)
+def one_by_one_makes_a_whole(run, x: Bunch, rng):
+    return _halved(run, x, list(range(1, x.q.shape[2])))
+
+
+@linear_attention.law(when=lambda case: case.n > 1)
+def the_future_is_invisible(run, x: Bunch, rng):
+    now = rng.randrange(1, x.q.shape[2])
+    later = (torch.arange(x.q.shape[2], device=x.q.device) >= now)[:, None]
+    changed = {name: torch.where(later, -9 * x[name].flip(2), x[name]) for name in "qkv"}
+    return run(x).out[:, :, :now], run(x, **changed).out[:, :, :now]
+
+
+@linear_attention.law
+def a_batch_is_its_rows(run, x: Bunch, rng):
+    row = rng.randrange(x.q.shape[0])
+    alone = run(x, **{name: x[name][row : row + 1] for name in ("q", "k", "v", *STATE)})
+    whole = run(x)
+    return tuple(whole[name][row : row + 1] for name in whole), tuple(alone.values())
+
+
+@linear_attention.law(when=lambda case: case.h > 1)
+def permuting_heads_permutes_the_output(run, x: Bunch, rng):
+    order = rng.sample(range(x.q.shape[1]), x.q.shape[1])
+    permuted = run(x, **{name: x[name][:, order] for name in ("q", "k", "v", *STATE)})
+    whole = run(x)
+    return tuple(whole[name][:, order] for name in whole), tuple(permuted.values())
+
+
+@linear_attention.law
+def equal_values_come_back(run, x: Bunch, rng):
+    """From an empty past: every output is a mean of values."""
+    row = x.v[:, :, :1].expand_as(x.v).contiguous()
+    return run(x, v=row, past=torch.zeros_like(x.past), past_sum=torch.zeros_like(x.past_sum)).out, row
+
+
+@linear_attention.law
+def the_scale_of_the_weights_does_not_matter(run, x: Bunch, rng):
+    """A positive query's feature is its entry plus one: 2q + 1 doubles it."""
+    positive = torch.ones_like(x.q) * torch.arange(1, x.q.shape[-1] + 1, device=x.q.device)
+    return run(x, q=positive).out, run(x, q=2 * positive + 1).out
+
+
+def _sums(q, k, v, past, past_sum, seen=None):
+    """Numerators, denominators and final state by eq. 9, for features q and k, where each query sees the keys `seen` [n n]."""
+    weight = (q @ k.mT).masked_fill(~(_visible(q.shape[2]) if seen is None else seen), 0.0)
+    denominator = q @ past_sum[..., None] + weight.sum(-1, keepdim=True)
+    return q @ past + weight @ v, denominator, past + k.mT @ v, past_sum + k.sum(2)
+
+
+def _visible(n):
+    return torch.ones(n, n, dtype=torch.bool).tril()
+
+
+def _with_features(name: str, of_query, of_key) -> None:
+    """A mistake of the feature map."""
+
+    def wrong(q, k, v, past, past_sum):
+        numerator, denominator, *state = _sums(of_query(q), of_key(k), v, past, past_sum)
+        return numerator / denominator, *state
+
+    linear_attention.mistake(name)(wrong)
+
+
+_with_features("the feature map is elu, without the 1", lambda q: F.elu(q), lambda k: F.elu(k))
+_with_features("the feature map is relu(x) + 1", lambda q: F.relu(q) + 1, lambda k: F.relu(k) + 1)
+_with_features("the feature map is the exponential", torch.exp, torch.exp)
+_with_features("keys go in without the feature map", feature, lambda k: k)
+_with_features("queries go in without the feature map", lambda q: q, feature)
+_with_features("queries are scaled by d^-1/2 before the feature map", lambda q: feature(q * q.shape[-1] ** -0.5), feature)
+
+
+def _with_mask(name: str, change) -> None:
+    """A mistake of visibility: `change(seen, query, key)` is the wrong mask."""
+
+    def wrong(q, k, v, past, past_sum):
+        step = torch.arange(q.shape[2])
+        seen = change(_visible(q.shape[2]), step[:, None], step[None, :])
+        numerator, denominator, *state = _sums(feature(q), feature(k), v, past, past_sum, seen)
+        return numerator / denominator, *state
+
+    linear_attention.mistake(name)(wrong)
+
+
+_with_mask("a token is read before its key is written", lambda seen, q, k: seen & (k != q))
+_with_mask("a token sees one key of the future", lambda seen, q, k: seen | (k == q + 1))
+_with_mask("all keys of a chunk of 16 are seen", lambda seen, q, k: seen | (k // 16 == q // 16))
+_with_mask("each chunk of 16 starts from the past", lambda seen, q, k: seen & (k // 16 == q // 16))
+_with_mask("the chunk before is not seen", lambda seen, q, k: seen & (k // 16 != q // 16 - 1))
+_with_mask("the last key of each chunk of 16 is dropped", lambda seen, q, k: seen & ((k % 16 != 15) | (k == q)))
+
+
+@linear_attention.mistake("the outputs are not normalised")
+def _(q, k, v, past, past_sum):
+    numerator, _, *state = _sums(feature(q), feature(k), v, past, past_sum)
+    return numerator, *state
+
+
+@linear_attention.mistake("the denominator is at least 1")
+def _(q, k, v, past, past_sum):
+    numerator, denominator, *state = _sums(feature(q), feature(k), v, past, past_sum)
+    return numerator / denominator.clamp(min=1), *state
+
+
+@linear_attention.mistake("1e-6 is added to the denominator")
+def _(q, k, v, past, past_sum):
+    numerator, denominator, *state = _sums(feature(q), feature(k), v, past, past_sum)
+    return numerator / (denominator + 1e-6), *state
+
+
+@linear_attention.mistake("the denominator misses the past")
+def _(q, k, v, past, past_sum):
+    out, state, _ = linear_attention(q, k, v, past, 0 * past_sum)
+    return out, state, linear_attention(q, k, v, past, past_sum)[2]
+
+
+@linear_attention.mistake("the past is ignored")
+def _(q, k, v, past, past_sum):
+    return linear_attention(q, k, v, 0 * past, 0 * past_sum)
+
+
+@linear_attention.mistake("the past is written once in each chunk of 16")
+def _(q, k, v, past, past_sum):
+    out, state, total = [], past, past_sum
+    for first in range(0, q.shape[2], 16):
+        one, state, total = linear_attention(*(x[:, :, first : first + 16] for x in (q, k, v)), state, total)
+        out.append(one)
+        if first + 16 < q.shape[2]:
+            state, total = state + past, total + past_sum
+    return torch.cat(out, 2), state, total
+
+
+@linear_attention.mistake("the final state misses the past")
+def _(q, k, v, past, past_sum):
+    out, _, _ = linear_attention(q, k, v, past, past_sum)
+    return out, *linear_attention(q, k, v, 0 * past, 0 * past_sum)[1:]
+
+
+@linear_attention.mistake("the final state misses the last token")
+def _(q, k, v, past, past_sum):
+    out, _, _ = linear_attention(q, k, v, past, past_sum)
+    return out, past + feature(k[:, :, :-1]).mT @ v[:, :, :-1], past_sum + feature(k[:, :, :-1]).sum(2)
+
+
+@linear_attention.mistake("the final sum of keys misses the last token")
+def _(q, k, v, past, past_sum):
+    out, state, total = linear_attention(q, k, v, past, past_sum)
+    return out, state, total - feature(k[:, :, -1])
+
+
+@linear_attention.mistake("the final state is transposed into place")
+def _(q, k, v, past, past_sum):
+    out, state, total = linear_attention(q, k, v, past, past_sum)
+    return out, state.mT.reshape(state.shape), total
+
+
+@linear_attention.mistake("a last ragged chunk of 16 is dropped")
+def _(q, k, v, past, past_sum):
+    whole = max(1, q.shape[2] // 16 * 16)
+    out, *state = linear_attention(q[:, :, :whole], k[:, :, :whole], v[:, :, :whole], past, past_sum)
+    return torch.cat([out, 0 * v[:, :, whole:]], 2), *state
+
+
+@linear_attention.mistake("a last ragged chunk of 16 counts its padding")
+def _(q, k, v, past, past_sum):
+    short = -q.shape[2] % 16
+    out, state, total = linear_attention(q, k, v, past, past_sum)
+    # Keys of zeros have features of one.
+    return out, state, total + short
+
+
+@linear_attention.mistake("backward stops at the past")
+def _(q, k, v, past, past_sum):
+    return linear_attention(q, k, v, past.detach(), past_sum.detach())
+
+
+@linear_attention.mistake("backward stops at the final state")
+def _(q, k, v, past, past_sum):
+    out, state, total = linear_attention(q, k, v, past, past_sum)
+    return out, state.detach(), total.detach()
+
+
+@linear_attention.mistake("backward stops at the denominator")
+def _(q, k, v, past, past_sum):
+    numerator, denominator, *state = _sums(feature(q), feature(k), v, past, past_sum)
+    return numerator / denominator.detach(), *state
+
+
+@linear_attention.mistake("backward does not hand the gradient from chunk to chunk of 16")
+def _(q, k, v, past, past_sum):
+    out, state, total = [], past, past_sum
+    for first in range(0, q.shape[2], 16):
+        part = (x[:, :, first : first + 16] for x in (q, k, v))
+        one, state, total = linear_attention(*part, state.detach() if first else state, total.detach() if first else total)
+        out.append(one)
+    return torch.cat(out, 2), *linear_attention(q, k, v, past, past_sum)[1:]

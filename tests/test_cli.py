@@ -1,0 +1,165 @@
+"""The command line as a person meets it: answers, messages (pinned), exit status."""
+
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+WRONG = '''"""An attention that is aligned upper left."""
+
+import torch
+
+spec = "attention"
+gradients = False
+
+
+def prepare(case):
+    def run(q, k, v, bias=None):
+        k, v = (t.repeat_interleave(q.shape[1] // k.shape[1], 1).float() for t in (k, v))
+        score = q.float() @ k.mT * q.shape[-1] ** -0.5
+        if case.visibility == "causal":
+            score = score.masked_fill(torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).triu(1), -torch.inf)
+        return (score.softmax(-1) @ v).to(case.dtype)
+
+    return run
+'''
+
+
+def harness(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "harness", *words], capture_output=True, text=True, cwd=cwd, check=False, timeout=120
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["run", "suite=correctnes"],
+            "harness: no suite named 'correctnes'. Did you mean 'correctness'?\n  known: correctness, long-context\n",
+        ),
+        (["run", "sute=correctness"], "harness: which suite? Say suite=NAME.\n  known: correctness, long-context\n"),
+        (
+            ["plan", "suite=long-context", "scale=smok"],
+            "harness: no scale named 'smok'. Did you mean 'smoke'?\n  known: smoke, default\n",
+        ),
+        (["plan", "suite=correctness", "seed=one"], "harness: seed=one is no list of whole numbers, such as seed=0,1,2\n"),
+        (["plan", "suite=correctness", "workers=some"], "harness: workers=some should be a whole number\n"),
+        (
+            ["plan", "suite=correctness", "device=gpu"],
+            "harness: no device named 'gpu'. Did you mean 'cpu'?\n  known: cpu, cuda, auto\n",
+        ),
+        (
+            ["list", "spec"],
+            "harness: cannot list 'spec'. Did you mean 'specs'?\n  known: specs, implementations, suites\n",
+        ),
+        (
+            ["run", "suite=correctness", "spec=rotary", "case=plan"],
+            "harness: no case named 'plan'. Did you mean 'plain'?\n  known: plain, one_step, wide, narrow, far, base\n",
+        ),
+        (
+            ["check", "nowhere.py", "spec=attention"],
+            "harness: no file 'nowhere.py' to take an implementation from.\n"
+            "  Make one: harness new implementation nowhere spec=attention\n",
+        ),
+        (
+            ["again", "0123456789"],
+            "harness: no record has the key '0123456789' in results/.\n"
+            "  See which there are: harness table suite=NAME, or run the suite again\n",
+        ),
+    ],
+    ids=lambda value: "_".join(value) if isinstance(value, list) else "",
+)
+def test_a_wrong_request_teaches_and_exits_with_2(words: list[str], message: str, tmp_path: Path):
+    said = harness(*words, cwd=tmp_path)
+    assert said.stderr == message
+    assert said.returncode == 2
+
+
+def test_an_unknown_setting_gets_a_suggestion(tmp_path: Path):
+    said = harness("run", "suite=correctness", "spce=attention", cwd=tmp_path)
+    assert said.stderr.startswith("harness: no setting named 'spce'. Did you mean 'spec'?\n  known: suite, spec, impl")
+    assert said.returncode == 2
+
+
+def test_a_new_implementation_runs_at_once(tmp_path: Path):
+    made = harness("new", "implementation", "mine", "spec=rotary", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    assert "Judge it: harness check mine.py spec=rotary" in made.stdout
+    judged = harness("check", "mine.py", "spec=rotary", cwd=tmp_path)
+    assert judged.returncode == 0, judged.stdout + judged.stderr
+    assert not (tmp_path / "results").exists(), "check stores nothing"
+    again = harness("new", "implementation", "mine", "spec=rotary", cwd=tmp_path)
+    assert again.returncode == 2, "an existing file is never overwritten"
+
+
+def test_a_wrong_file_is_told_where_and_how_to_repeat_it(tmp_path: Path):
+    (tmp_path / "mine.py").write_text(WRONG)
+    said = harness("check", "mine.py", "case=longer_past", "dtype=float32", "family=normal", cwd=tmp_path)
+    assert said.returncode == 1
+    lines = said.stderr.strip().splitlines()
+    assert lines[-5] == "attention/mine is wrong in case longer_past, float32"
+    assert lines[-4].startswith("  out[b=")
+    assert "but should be" in lines[-4]
+    assert "allowed 1 (rounding budget of float32 on this input)" in lines[-3]
+    assert " of elements wrong" in lines[-2] or lines[-2] == "  every element wrong"
+    assert lines[-1] == "  again: harness check mine.py spec=attention case=longer_past dtype=float32 family=normal"
+
+
+def test_run_stores_again_repeats_and_table_prints(tmp_path: Path):
+    (tmp_path / "mine.py").write_text(WRONG)
+    words = ["suite=correctness", "spec=attention", "impl=./mine.py", "case=plain,longer_past", "dtype=float32", "family=normal"]
+    ran = harness("run", *words, cwd=tmp_path)
+    assert ran.returncode == 1
+    assert "2 cells: 1 ok, 1 wrong (0 from the store)" in ran.stdout
+    key = ran.stderr.strip().splitlines()[-1].removeprefix("  again: harness again ")
+    assert "is wrong in case longer_past, float32" in harness("again", key, cwd=tmp_path).stdout
+    second = harness("run", *words, cwd=tmp_path)
+    assert "(2 from the store)" in second.stdout
+    assert second.returncode == 1, "a stored failure is a failure still"
+    for form, word in (("markdown", "|"), ("csv", "implementation,float32"), ("latex", r"\toprule"), ("html", "<table>")):
+        assert word in harness("table", *words, f"format={form}", cwd=tmp_path).stdout
+    pages = list(tmp_path.glob("results/tables/*/correctness.*"))
+    assert {page.suffix for page in pages} == {".md", ".csv"}
+    lines = next(tmp_path.glob("results/records/*/correctness.jsonl")).read_text().splitlines()
+    assert {"cell", "digests", "key", "machine", "outcome", "values", "versions"} <= set(json.loads(lines[0]))
+
+
+def test_an_edited_implementation_is_asked_again(tmp_path: Path):
+    words = ["run", "suite=correctness", "spec=attention", "impl=./mine.py", "case=plain", "dtype=float32", "family=normal"]
+    (tmp_path / "mine.py").write_text(WRONG)
+    assert "(0 from the store)" in harness(*words, cwd=tmp_path).stdout
+    assert "(1 from the store)" in harness(*words, cwd=tmp_path).stdout
+    (tmp_path / "mine.py").write_text(WRONG + "\n# another thought\n")
+    assert "(0 from the store)" in harness(*words, cwd=tmp_path).stdout
+
+
+@pytest.mark.parametrize("name", ["attention", "attention/plain", "correctness", "transformer_rope"])
+def test_show_tells_of_every_kind(name: str, tmp_path: Path):
+    said = harness("show", name, cwd=tmp_path)
+    assert said.returncode == 0, said.stderr
+    assert said.stdout.startswith(f"{name}  (")
+
+
+def test_a_file_that_is_no_python_is_a_wrong_request(tmp_path: Path):
+    (tmp_path / "mine.py").write_text("def prepare(:\n")
+    said = harness("check", "mine.py", "spec=attention", cwd=tmp_path)
+    assert said.returncode == 2
+    assert "is not Python: invalid syntax (line 1)" in said.stderr
+
+
+def test_a_file_without_prepare_is_told_so(tmp_path: Path):
+    (tmp_path / "mine.py").write_text(textwrap.dedent('"""Empty."""\n'))
+    said = harness("check", "mine.py", "spec=rotary", "case=plain", cwd=tmp_path)
+    assert said.returncode == 1
+    assert "mine.py has no function prepare(case)" in said.stderr
+
+
+def test_doctor_says_what_is_there_and_what_would_bring_the_rest(tmp_path: Path):
+    said = harness("doctor", cwd=tmp_path).stdout
+    for word in ("machine", "torch", "devices", "triton", "gcc", "ray"):
+        assert f"\n{word}" in "\n" + said
+    assert "pip install 'sequence-harness[ray]'" in said or "ray        installed" in said
