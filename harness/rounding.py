@@ -152,7 +152,7 @@ def grid_error(x: Tensor, dtype: torch.dtype, average: bool = False) -> Tensor:
     info = torch.finfo(dtype)
     # The exponent bits alone are the power of two below |x|.
     power = (x.contiguous().view(torch.int64) & 0x7FF0_0000_0000_0000).view(torch.float64)
-    ulp = power.clamp_(min=info.tiny).mul_(info.eps)
+    ulp = power.clamp(min=info.tiny) * info.eps
     part = x / ulp
     part = part.sub_(part.floor())
     part = (part != 0) / math.sqrt(6) if average else part.mul_(1 - part).sqrt_()

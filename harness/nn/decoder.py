@@ -87,7 +87,7 @@ class LearnedPositions(nn.Module):
 
 
 def initialize(decoder: Decoder) -> None:
-    """Embeddings of spread 0.05, matrices of spread 1/sqrt(fan-in), those that end in the residual smaller with depth; no bias."""
+    """Embeddings of spread 0.05, matrices of 1 / sqrt(fan-in), those before a residual smaller with depth; biases zero."""
     depth = (2 * len(decoder.blocks)) ** -0.5
     for name, weight in decoder.named_parameters():
         if name.endswith("bias"):

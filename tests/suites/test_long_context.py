@@ -1,0 +1,86 @@
+"""The long-context suite at its smallest: trains, measures, repeats from the store and the cache, takes text of one's own."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from harness.store import Store
+
+WORDS = ["suite=long-context", "scale=smoke"]
+
+
+def harness(*words: str, cwd: Path, cache: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "harness", *words]
+    environment = {"HARNESS_CACHE": str(cache), "PATH": "/usr/bin:/bin"}
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("long")
+    said = harness("run", *WORDS, cwd=place, cache=place / "cache")
+    assert said.returncode == 0, said.stdout + said.stderr
+    (place / "said.txt").write_text(said.stdout)
+    return place
+
+
+@pytest.mark.xdist_group("long-context")
+def test_every_language_model_has_a_row_in_every_table(place: Path):
+    bits = pd.read_csv(next(place.glob("results/tables/*/long-context.smoke.bits-per-byte*.csv")))
+    assert {"model", "32", "32 ±", "512", "horizon"} <= set(bits.columns)
+    assert {name.partition("/")[0] for name in bits.model} >= {
+        "transformer_rope",
+        "transformer_alibi",
+        "transformer_learned",
+        "retnet",
+    }
+    learned = bits[bits.model.str.startswith("transformer_learned")].iloc[0]
+    assert learned["horizon"] == 32
+    assert pd.isna(learned["64"])
+    assert learned["note"] == "learned positions end at 32"
+    assert bits["32"].between(1, 7).all(), "nothing was learned, or too much"
+    assert len(list(place.glob("results/tables/*/*"))) == 4
+    assert "written: results/tables/" in (place / "said.txt").read_text()
+
+
+@pytest.mark.xdist_group("long-context")
+def test_records_hold_samples_and_the_digest_of_the_text(place: Path):
+    for record in Store(place / "results").read():
+        assert record.outcome == "ok"
+        assert len(record.digests["text"]) == 16
+        assert len(record.values["bits_per_byte"]["32"]) == 16
+        assert record.values["training"]["weights"] == "trained in this run"
+
+
+@pytest.mark.xdist_group("long-context")
+def test_a_second_run_answers_from_the_store(place: Path):
+    began = time.monotonic()
+    said = harness("run", *WORDS, cwd=place, cache=place / "cache")
+    took = time.monotonic() - began
+    count = len(list(Store(place / "results").read()))
+    assert f"{count} cells: {count} ok ({count} from the store)" in said.stdout
+    assert took < 30, "the second run does not answer from the store"
+
+
+@pytest.mark.xdist_group("long-context")
+def test_asking_again_does_not_train_again(place: Path):
+    harness("run", *WORDS, "impl=torch_parallel", "spec=retnet", "rerun=true", cwd=place, cache=place / "cache")
+    *_, last = Store(place / "results").read()
+    assert last.values["training"]["weights"] == "kept from an earlier run"
+
+
+@pytest.mark.xdist_group("long-context")
+def test_text_of_ones_own(place: Path):
+    own = place / "own.txt"
+    own.write_text("the cat sat on the mat and looked at the moon. " * 3000)
+    words = [*WORDS, "spec=retnet", f"text={own}", "results=own"]
+    said = harness("run", *words, cwd=place, cache=place / "cache")
+    assert said.returncode == 0, said.stdout + said.stderr
+    own.write_text("short")
+    said = harness("run", *words, cwd=place, cache=place / "cache")
+    assert said.returncode == 2
+    assert "is too small for contexts of 512 bytes" in said.stderr

@@ -1,0 +1,55 @@
+"""From words to cells: selection, types, what the store answers, and what decides that."""
+
+from pathlib import Path
+
+import pytest
+
+from harness import machine, plan
+from harness.cell import Record
+from harness.store import Store
+
+ONE = {"suite": "correctness", "spec": "rotary", "impl": "pairs", "case": "plain", "dtype": "float32", "family": "normal"}
+
+
+def asked(**changes: str) -> tuple[list, object]:
+    chosen, suite = plan.selection(ONE | changes)
+    return plan.cells(chosen, suite), suite
+
+
+def test_patterns_and_lists_select():
+    assert len(asked()[0]) == 1
+    assert {cell.dtype for cell in asked(dtype="float32,bf*")[0]} == {"float32", "bfloat16"}
+    assert {cell.implementation for cell in asked(impl="*")[0]} >= {"pairs", "complex"}
+    assert {cell.seed for cell in asked(seed="3,4")[0]} == {3, 4}
+
+
+def test_keys_are_stable_and_differ():
+    first, again = asked()[0][0], asked()[0][0]
+    assert first.key == again.key
+    assert len({cell.key for cell in asked(case="*", dtype="*", family="*")[0]}) == len(asked(case="*", dtype="*", family="*")[0])
+
+
+def test_asking_for_a_family_asks_for_no_law():
+    assert all("law" not in cell.settings for cell in asked()[0])
+    assert all("law" in cell.settings for cell in asked(family="*", law="two_turns_add_up")[0])
+
+
+@pytest.mark.parametrize(
+    ("outcome", "kept"), [("ok", 1), ("wrong", 1), ("unsupported", 1), ("crashed", 0), ("timed_out", 0), ("out_of_memory", 0)]
+)
+def test_what_may_be_of_the_moment_is_asked_again(tmp_path: Path, outcome: str, kept: int):
+    (cell,), suite = asked()
+    store = Store(tmp_path)
+    digests = plan.digests(cell, suite)
+    store.append(Record(cell, outcome, {}, "", digests, machine.name(), machine.versions(), 0.0, "2026", "r"))
+    todo, answered = plan.unanswered([cell], suite, store)
+    assert (len(todo), len(answered)) == (1 - kept, kept)
+    assert len(plan.unanswered([cell], suite, store, rerun=True)[0]) == 1
+
+
+def test_other_digests_ask_again(tmp_path: Path):
+    (cell,), suite = asked()
+    store = Store(tmp_path)
+    old = plan.digests(cell, suite) | {"implementation": "older"}
+    store.append(Record(cell, "ok", {}, "", old, machine.name(), machine.versions(), 0.0, "2026", "r"))
+    assert len(plan.unanswered([cell], suite, store)[0]) == 1
