@@ -1,4 +1,6 @@
-"""A RetNet in plain torch: parallel retention over a sequence, recurrent retention for one token further."""
+"""A RetNet in plain torch: parallel retention (in chunks where a sequence is long), recurrent for one token further."""
+
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -7,11 +9,14 @@ from torch.nn import functional as F
 from harness.nn.decoder import Decoder
 
 devices = ("cpu", "cuda")
+dtypes = ("float32",)
 gradients = True
 
 # The forms of retention agree up to rounding only where the norm is free of scale, so eps must be nothing beside the
 # mean square of any output. 1e-30 is that, and still keeps an output of zeros from becoming 0/0 in float32.
 EPS = 1e-30
+# More tokens than this at once cost more in the square of their number than the state costs between them.
+CHUNK = 256
 
 
 def prepare(case):
@@ -27,26 +32,43 @@ class MultiScaleRetention(nn.Module):
         self.q, self.k, self.v, self.gate, self.o = (nn.Linear(d, d, bias=False) for _ in range(5))
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (w(x).unflatten(-1, (self.h, -1)).transpose(1, 2) for w in (self.q, self.k, self.v))
-        n, width = q.shape[-2:]
-        position = torch.arange(n, device=x.device)
-        angles = angles_at(position, width)
-        scores = turn(q, angles) @ turn(k * width**-0.5, angles).transpose(-2, -1)
-        out = scores.mul_(decays(n, self.h, like=x)) @ v  # in place: the decays need no gradient
-        return self._mix(out.transpose(1, 2), x)
+        q, k, v = (wide(w(x)).unflatten(-1, (self.h, -1)).transpose(1, 2) for w in (self.q, self.k, self.v))
+        angles = angles_at(torch.arange(x.shape[1], device=x.device), q.shape[-1])
+        q, k = turn(q, angles), turn(k * k.shape[-1] ** -0.5, angles)
+        past, out = None, []
+        for q_c, k_c, v_c in zip(q.split(CHUNK, 2), k.split(CHUNK, 2), v.split(CHUNK, 2), strict=True):
+            part, past = self._retain(q_c, k_c, v_c, past)
+            out.append(part)
+        return self._mix(torch.cat(out, 2).transpose(1, 2), x)
+
+    def _retain(self, q: Tensor, k: Tensor, v: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor]:
+        """q, k, v[b h n d] and the state before them -> out[b h n d], state[b h d d]: the parallel form."""
+        decay = decays(q.shape[2], self.h, q.dtype, q.device)
+        gamma = gammas(self.h).to(q)[:, None, None]
+        out = (q @ k.mT).mul_(decay) @ v
+        state = (k * decay[:, -1, :, None]).mT @ v
+        if past is not None:
+            out = out + (q * decay[:, :, :1] * gamma) @ past
+            state = state + gamma ** q.shape[2] * past
+        return out, state
 
     def step(self, x: Tensor, state: tuple[int, Tensor] | None) -> tuple[Tensor, tuple[int, Tensor]]:
-        q, k, v = (w(x).unflatten(-1, (self.h, 1, -1)) for w in (self.q, self.k, self.v))
+        q, k, v = (wide(w(x)).unflatten(-1, (self.h, 1, -1)) for w in (self.q, self.k, self.v))
         position, past = state or (0, 0.0)
         angles = angles_at(torch.tensor([position], device=x.device), q.shape[-1])
         k = turn(k * k.shape[-1] ** -0.5, angles)
-        past = gammas(self.h).to(x)[:, None, None] * past + k.transpose(-2, -1) * v
+        past = gammas(self.h).to(q)[:, None, None] * past + k.transpose(-2, -1) * v
         return self._mix((turn(q, angles) @ past).squeeze(2), x), (position + 1, past)
 
     def _mix(self, out: Tensor, x: Tensor) -> Tensor:
         """out[... h e], x[... d] -> y[... d]: each head to unit mean square, then gated."""
-        out = F.rms_norm(out, out.shape[-1:], eps=EPS)
+        out = F.rms_norm(out, out.shape[-1:], eps=EPS).to(x.dtype)
         return self.o(F.silu(self.gate(x)) * out.flatten(-2))
+
+
+def wide(x: Tensor) -> Tensor:
+    """In float32 at least: outputs are free to be small, and the norm makes them large again."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def gammas(h: int) -> Tensor:
@@ -54,11 +76,14 @@ def gammas(h: int) -> Tensor:
     return 1 - 2.0 ** (-5 - torch.arange(h, dtype=torch.float64))
 
 
-def decays(n: int, h: int, like: Tensor) -> Tensor:
-    """gamma^(query - key) [h n n], nought for keys that lie ahead. gamma^-key is never formed: it overflows."""
-    distance = torch.arange(n - 1, -1, -1)
-    falling = torch.cat([gammas(h)[:, None] ** distance, torch.zeros(h, n - 1)], 1).to(like)
-    return falling.unfold(1, n, 1).flip(1)  # each row of the matrix is the one above, moved one to the right
+@lru_cache(maxsize=1)
+@torch.inference_mode(False)  # what is kept from an evaluation must serve in training
+def decays(n: int, h: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """gamma^distance [h n n], nought for what lies ahead; all layers share it. gamma^-m is never formed: it overflows."""
+    position = torch.arange(n, device=device)
+    distance = position[:, None] - position
+    decay = gammas(h).to(device)[:, None, None] ** distance.clamp(min=0)
+    return decay.masked_fill(distance < 0, 0.0).to(dtype)
 
 
 def angles_at(position: Tensor, width: int) -> Tensor:

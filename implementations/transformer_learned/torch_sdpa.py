@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from harness.nn.decoder import Decoder, LearnedPositions
 
 devices = ("cpu", "cuda")
+dtypes = ("float32",)
 gradients = True
 
 
