@@ -54,8 +54,9 @@ class Question:
     def judged(self, contestant: Implementation) -> tuple[float, float]:
         """The scores of an implementation: against the strict budget, and against the one that decides."""
         given = Bunch({name: tensor.clone() for name, tensor in self.x.items()})
-        ask = contestant.outputs_and_gradients if contestant.gradients else contestant.outputs
-        got = {name: tensor.detach() for name, tensor in ask(given, self.case).items()}
+        wanted = self.spec.differentiable(self.case) if contestant.gradients else []
+        answer = contestant.outputs_and_gradients(given, self.case, wanted) if wanted else contestant.outputs(given, self.case)
+        got = {name: tensor.detach() for name, tensor in answer.items()}
         strict = self._worst(got, self.strict)
         return strict, min(strict, self._worst(got, self.lenient)) if strict > 1 else strict
 

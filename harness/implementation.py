@@ -3,7 +3,7 @@
 It is loaded in a worker only. What it returns is looked at before its values are: type, shape, dtype, device.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -67,10 +67,11 @@ class Implementation:
         answer = call(*[x[t.name] for t in given if not t.optional], **{t.name: x[t.name] for t in given if t.optional})
         return self._named(answer, case)
 
-    def outputs_and_gradients(self, x: Mapping[str, Tensor], case: Case) -> Bunch:
-        """Outputs by name, and `q.grad` for each differentiable input q, for the cotangents `out.grad` in `x`."""
-        wanted = self.spec.differentiable(case)
-        leaves = {name: x[name].detach().clone().requires_grad_() for name in wanted if name in x}
+    def outputs_and_gradients(self, x: Mapping[str, Tensor], case: Case, wanted: Sequence[str]) -> Bunch:
+        """Outputs by name, and `q.grad` for each of the wanted inputs q, for the cotangents `out.grad` in `x`.
+
+        Inputs keep their memory and strides."""
+        leaves = {name: x[name].detach().requires_grad_() for name in wanted}
         outputs = self.outputs({**x, **leaves}, case)
         if self.spec.parameters:
             parameters = dict(self.prepare(case).named_parameters())

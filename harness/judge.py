@@ -1,6 +1,7 @@
 """Asks an implementation in one case, and judges its answer: values with gradients, the step form of a model, and laws."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,21 +14,82 @@ from harness.spec import Bunch, Case, Spec, dice
 
 
 def values(contestant: Implementation, case: Case, family: str, seed: int = 0, form: str = "whole") -> Answer:
-    """Outputs and, where claimed, gradients against the reference. `form="step"` asks a model token by token."""
+    """Outputs and, where claimed, gradients against the reference. `form="step"` asks a model token by token.
+
+    The question is put in several ways, each of which must get the right answer (see `_ways`).
+    """
     spec = contestant.spec
-    gradients = contestant.gradients and form == "whole"
-    drawn = spec.inputs(case, family, seed, cotangents=gradients)
-    x = Bunch({name: tensor.clone().to(case.device) for name, tensor in drawn.items()})
+    wrt = spec.differentiable(case) if contestant.gradients and form == "whole" else []
+    drawn = spec.inputs(case, family, seed, cotangents=bool(wrt))
     # The implementation goes first: the truth is nowhere in memory yet.
     if form == "step":
-        got = _step_by_step(contestant, x, case)
+        got = {"": _kept(_step_by_step(contestant, _placed(drawn, case), case))}
     else:
-        got = contestant.outputs_and_gradients(x, case) if gradients else contestant.outputs(x, case)
-    got = Bunch({name: tensor.detach().cpu().clone() for name, tensor in got.items()})
-    if written := [name for name in drawn if not _same(drawn[name], x[name].detach().cpu())]:
-        return Answer(WRONG, {}, f"it writes into its input {written[0]}")
-    wrt = spec.differentiable(case) if gradients else []
+        got = {}
+        for way, x, answer in _ways(contestant, case, drawn, spec.inputs(case, family, seed + 1, cotangents=bool(wrt)), wrt):
+            got[way] = _kept(answer)
+            if written := [name for name in drawn if not _same(drawn[name], x[name].detach().cpu())]:
+                return Answer(WRONG, {}, f"it writes into its input {written[0]}")
     return verdict.judge(_reference(spec, case, wrt), dict(drawn), got, case.dtype, verdict.axes_of(spec, case), seed).answer
+
+
+def _ways(
+    contestant: Implementation, case: Case, drawn: Bunch, others: Bunch, wrt: list[str]
+) -> Iterator[tuple[str, Bunch, Bunch]]:
+    """The ways of asking, each with the inputs as given and the answer.
+
+    Plainly, in memory that held another question just before (nothing may be remembered by address or shape); with strided
+    inputs, new memory poisoned, and gradients of some inputs only; and without gradients.
+    """
+    x = _placed(others, case)
+    _asked(contestant, x, case, wrt)
+    for name, tensor in drawn.items():
+        x[name].detach().copy_(tensor)
+    yield "", x, _asked(contestant, x, case, wrt)
+    strided = Bunch({name: _strided(tensor) for name, tensor in _placed(drawn, case).items()})
+    with _poisoned_memory():
+        answer = _asked(contestant, strided, case, wrt[1::2] or wrt)
+    yield "with strided inputs", strided, answer
+    if wrt:
+        with torch.no_grad():
+            answer = contestant.outputs(x, case)
+        yield "without gradients", x, answer
+
+
+def _asked(contestant: Implementation, x: Bunch, case: Case, wrt: list[str]) -> Bunch:
+    return contestant.outputs_and_gradients(x, case, wrt) if wrt else contestant.outputs(x, case)
+
+
+def _placed(x: Bunch, case: Case) -> Bunch:
+    return Bunch({name: tensor.clone().to(case.device) for name, tensor in x.items()})
+
+
+def _strided(tensor: Tensor) -> Tensor:
+    """The same values with gaps between them, and the first two axes exchanged in memory."""
+    roomy = (
+        torch.full((*tensor.shape[:-1], 2 * tensor.shape[-1]), 7, dtype=tensor.dtype, device=tensor.device)
+        if tensor.dim()
+        else tensor
+    )
+    if tensor.dim() > 2:
+        roomy = roomy.transpose(0, 1).contiguous().transpose(0, 1)
+    return roomy[..., ::2].copy_(tensor) if tensor.dim() else tensor
+
+
+@contextmanager
+def _poisoned_memory() -> Iterator[None]:
+    """New memory is NaN: what is returned unwritten shows. (This is torch's own fill of uninitialized memory.)"""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+def _kept(answer: Bunch) -> Bunch:
+    """A copy that no later call can write into."""
+    return Bunch({name: tensor.detach().cpu().clone() for name, tensor in answer.items()})
 
 
 def law(contestant: Implementation, case: Case, name: str, seed: int = 0) -> Answer:
@@ -49,7 +111,7 @@ def law(contestant: Implementation, case: Case, name: str, seed: int = 0) -> Ans
     if not got or not all(t.numel() for t in got.values()):
         return Answer(WRONG, {}, f"the law {name} compared nothing")
     return verdict.judge(
-        lambda y: _differences(check(by_reference, Bunch(y), dice(*words))), dict(x), got, case.dtype, {}, seed
+        lambda y: _differences(check(by_reference, Bunch(y), dice(*words))), dict(x), {"": got}, case.dtype, {}, seed
     ).answer
 
 

@@ -34,30 +34,41 @@ class Verdict:
 def judge(
     function: rounding.Function,
     x: dict[str, Tensor],
-    got: Mapping[str, Tensor],
+    answers: Mapping[str, Mapping[str, Tensor]],
     dtype: torch.dtype,
     axes: Mapping[str, Sequence[str]],
     seed: int = 0,
 ) -> Verdict:
-    """Compare named results with those of `function` on the same inputs, within its rounding budget.
+    """Compare answers with that of `function` on the same inputs, within its rounding budget.
 
+    `answers` are named tensors for each way in which the question was put (the plain one has no name); the worst counts.
     `axes` names the axes of each result, for the message.
     """
-    if not got:
+    if not answers or not all(answers.values()):
         return Verdict(float("inf"), "", {}, "  nothing was compared")
     x = {name: tensor.cpu() for name, tensor in x.items()}
-    got = {name: tensor.detach().cpu() for name, tensor in got.items()}
     truth = rounding.truth(function, x)
     for grade in GRADES:
         budget = rounding.budget(function, x, dtype, seed=seed, intermediates=grade != "A")
-        scores = {name: compare.score(got[name], truth[name], budget[name]) for name in got}
+        by_way = {way: {n: compare.score(got[n].cpu(), truth[n], budget[n]) for n in got} for way, got in answers.items()}
         if grade == "A":
-            strict, allowed = scores, budget
-        if max(scores.values()) <= 1:
-            return Verdict(max(strict.values()), grade, strict)
-    worst = max(strict, key=lambda name: strict[name])
-    note = _difference(worst, got[worst], truth[worst], allowed[worst], axes.get(worst, ()), strict[worst], dtype)
-    return Verdict(strict[worst], "", strict, note)
+            strict, allowed = by_way, budget
+        if max(max(scores.values()) for scores in by_way.values()) <= 1:
+            break
+    else:
+        grade = ""
+    scores = {
+        name: max(of[name] for of in strict.values() if name in of) for name in truth if any(name in of for of in strict.values())
+    }
+    if grade:
+        return Verdict(max(scores.values()), grade, scores)
+    # The first way that fails is the one to be told: what fails plainly fails otherwise too.
+    way = next(way for way, of in by_way.items() if max(of.values()) > 1)
+    worst = max(strict[way], key=lambda name: strict[way][name])
+    note = _difference(
+        worst, answers[way][worst].cpu(), truth[worst], allowed[worst], axes.get(worst, ()), strict[way][worst], dtype
+    )
+    return Verdict(max(scores.values()), "", scores, note + (f"\n  only {way}; plainly asked it is right" if way else ""))
 
 
 def _difference(

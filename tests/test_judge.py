@@ -72,7 +72,7 @@ def test_low_precision_inside_is_grade_b_and_not_wrong():
         return attend
 
     it = catalogue.load_spec("attention")
-    case = it.case("plain", torch.bfloat16).resized({"d": 128, "m": 300})
+    case = it.case("plain", torch.bfloat16).resized({"b": 1, "h": 2, "g": 1, "d": 128, "m": 300})
     answers = [judge.values(Implementation(it, run, {}, False), case, family) for family in it.families]
     assert {answer.outcome for answer in answers} == {"ok"}
     assert "B" in {answer.values["grade"] for answer in answers}
@@ -106,7 +106,7 @@ def test_a_law_that_compares_nothing_is_wrong():
 
 
 def test_a_verdict_on_nothing_is_wrong():
-    assert verdict.judge(lambda x: x, {}, {}, torch.float32, {}).answer.outcome == "wrong"
+    assert verdict.judge(lambda x: x, {}, {"": {}}, torch.float32, {}).answer.outcome == "wrong"
 
 
 def test_the_step_form_is_judged_too():

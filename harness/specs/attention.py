@@ -44,6 +44,14 @@ from harness.spec import Bunch, Case, spec
         "one_key_head": {"g": 1},
         "one_key": {"m": 1},
         "batch_of_one": {"b": 1, "visibility": "causal", "m": 37},
+        "odd_widths": {"b": 3, "h": 8, "g": 2, "n": 11, "d": 20, "e": 27},  # no multiple of 8, values wider than keys
+        "very_wide": {"b": 1, "h": 2, "g": 1, "n": 5, "m": 33, "d": 200, "e": 200},
+        "biased_decode": {"bias": True, "visibility": "causal", "n": 1},
+        "biased_window": {"bias": True, "visibility": "sliding_window", "window": 8, "m": 37},
+        "window_no_key": {"visibility": "sliding_window", "window": 20, "n": 53, "m": 37},
+        "window_beyond": {"visibility": "sliding_window", "window": 99, "n": 13},  # wider than there are keys
+        "prefix_beyond": {"visibility": "prefix", "prefix": 99, "n": 13, "m": 37},
+        "prefix_no_past": {"visibility": "prefix", "prefix": 5, "n": 53, "m": 37},  # queries that see the prefix alone
         "tiles": {"visibility": "causal", "n": 64, "m": 128, "d": 16, "e": 16},  # no partial tile
         "long": {
             "visibility": "causal",
@@ -117,6 +125,14 @@ def needle(x: Bunch, case: Case, rng: torch.Generator):
     seen = visible(case.n, case.m, case.visibility, case.window, case.prefix)
     nearest = (torch.arange(case.m)[None, :] - wanted).abs().masked_fill(~seen, case.m).argmin(-1)
     return {"q": 9 * _pointed_at(x.k, nearest, case)}
+
+
+@attention.family
+def sunk(x: Bunch, case: Case, rng: torch.Generator):
+    """All scores lie near -20,000: what is masked by a large negative number, and not left out, comes to the top."""
+    far = (20_000 * case.d**0.5) ** 0.5
+    first = torch.arange(case.d) == 0
+    return {"q": torch.where(first, far, x.q), "k": torch.where(first, -far, x.k)}
 
 
 def _pointed_at(k: Tensor, key: Tensor, case: Case) -> Tensor:

@@ -44,8 +44,8 @@ SCALES: dict[str, dict[str, Any]] = {
         "batch": 8,
         "share": 0.25,
         "questions": 36,
-        "windows": 128,
-        "trials": 64,
+        "windows": 96,
+        "trials": 48,
         "cost_s": 90,
     },
 }
