@@ -47,8 +47,12 @@ def _ways(
         x[name].detach().copy_(tensor)
     yield "", x, _asked(contestant, x, case, wrt)
     strided = Bunch({name: _strided(tensor) for name, tensor in _placed(drawn, case).items()})
-    with _poisoned_memory():
-        answer = _asked(contestant, strided, case, wrt[1::2] or wrt)
+    try:
+        with _poisoned_memory():
+            answer = _asked(contestant, strided, case, wrt[1::2] or wrt)
+    except Exception as error:
+        error.add_note("asked with inputs that are strided, not contiguous")
+        raise
     yield "with strided inputs", strided, answer
     if wrt:
         with torch.no_grad():

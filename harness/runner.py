@@ -148,7 +148,8 @@ class Worker:
         self.line.setblocking(False)
         self.received = b""
         self.process = context.Process(
-            target=_serve, args=(theirs, self.output, self.limits.memory_bytes, self.limits.threads), daemon=True
+            target=_serve,
+            args=(theirs, self.output, self.limits.memory_bytes, self.limits.threads),
         )
         self.process.start()
         theirs.close()

@@ -115,7 +115,8 @@ def _ran_out_of_memory(error: BaseException) -> bool:
 def _described(error: BaseException) -> str:
     if isinstance(error, SystemExit):
         return f"called exit({'' if error.code is None else error.code})"
-    return f"raised {type(error).__name__}: {_first_line(error)}"
+    notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+    return f"raised {type(error).__name__}: {_first_line(error)}{notes}"
 
 
 def _first_line(error: BaseException) -> str:
