@@ -1,0 +1,146 @@
+"""Position interpolation (Chen et al. 2023, arXiv:2306.15595, eq. 4): rotary embedding whose positions are divided by a factor.
+
+Where papers and libraries disagree, this side is taken:
+- The angle of pair i at position p is p / factor * base^(-2i/d): all pairs slow down alike. NTK-aware scaling changes the base
+  instead (the first pair keeps its speed), NTK-by-parts and YaRN mix the two: they are other components.
+- Positions are divided, never rounded: 3 / 4 stays 0.75.
+- `factor` is the ratio of the new length to the trained one, at least 1, as transformers' `linear` scaling and
+  rotary-embedding-torch's `interpolate_factor` say it; some code passes its inverse.
+- Pairs are adjacent, as in `rotary`.
+"""
+
+import torch
+from torch import Tensor
+
+from harness.spec import Bunch, Case, spec
+from harness.specs.rotary import angles, rotate
+
+
+@spec(
+    "x[b h n d], position[n]:int<far -> out[b h n d]",
+    b=2,
+    h=3,
+    n=37,
+    d=8,
+    far=64,
+    cases={
+        "plain": {},
+        "one_step": {"n": 1},
+        "wide": {"d": 64},
+        "narrow": {"d": 2},
+        "far": {"far": 4096, "factor": 16.0},  # the paper's; angles in a small dtype
+        "no_factor": {"factor": 1.0},  # rotary embedding
+        "fraction": {"factor": 2.5},  # a factor that is taken for a whole number
+        "base": {"base": 500.0},  # a base that is built in
+    },
+)
+def position_interpolation(x: Tensor, position: Tensor, *, factor: float = 4.0, base: float = 10000.0) -> Tensor:
+    return rotate(x, angles(position.double() / factor, x.shape[-1], base))
+
+
+@position_interpolation.family
+def large(x: Bunch, case: Case, rng: torch.Generator):
+    return {"x": 100 * x.x + 30}
+
+
+@position_interpolation.law
+def position_zero_turns_nothing(run, x: Bunch, rng):
+    return run(x, position=torch.zeros_like(x.position)).out, x.x
+
+
+@position_interpolation.law
+def a_pair_keeps_its_length(run, x: Bunch, rng):
+    def lengths(y: Tensor) -> Tensor:
+        return y.double().unflatten(-1, (-1, 2)).square().sum(-1)
+
+    return lengths(run(x).out), lengths(x.x)
+
+
+@position_interpolation.law
+def a_factor_of_four_divides_positions_by_four(run, x: Bunch, rng):
+    near = x.position // 4
+    return run(x, position=4 * near, factor=4.0).out, run(x, position=near, factor=1.0).out
+
+
+@position_interpolation.law
+def two_turns_add_up(run, x: Bunch, rng):
+    half = x.position // 2
+    once = run(x, position=half).out
+    return run(x, x=once, position=half).out, run(x, position=2 * half).out
+
+
+@position_interpolation.mistake("positions are multiplied by the factor")
+def _(x, position, *, factor, base):
+    return rotate(x, angles(position.double() * factor, x.shape[-1], base))
+
+
+@position_interpolation.mistake("the factor is ignored")
+def _(x, position, *, factor, base):
+    return rotate(x, angles(position, x.shape[-1], base))
+
+
+@position_interpolation.mistake("positions are rounded down after division")
+def _(x, position, *, factor, base):
+    return rotate(x, angles((position / factor).floor(), x.shape[-1], base))
+
+
+@position_interpolation.mistake("the factor is rounded to a whole number")
+def _(x, position, *, factor, base):
+    return rotate(x, angles(position.double() / round(factor), x.shape[-1], base))
+
+
+@position_interpolation.mistake("the factor is built in")
+def _(x, position, *, factor, base):
+    return position_interpolation(x, position, base=base)
+
+
+@position_interpolation.mistake("the base grows instead, as in NTK-aware scaling")
+def _(x, position, *, factor, base):
+    d = x.shape[-1]
+    grown = base * factor ** (d / (d - 2)) if d > 2 else base
+    return rotate(x, angles(position, d, grown))
+
+
+@position_interpolation.mistake("the base is multiplied by the factor")
+def _(x, position, *, factor, base):
+    return rotate(x, angles(position, x.shape[-1], base * factor))
+
+
+@position_interpolation.mistake("the first pair keeps its speed")
+def _(x, position, *, factor, base):
+    slow, fast = angles(position.double() / factor, x.shape[-1], base), angles(position, x.shape[-1], base)
+    return rotate(x, torch.cat([fast[:, :1], slow[:, 1:]], -1))
+
+
+@position_interpolation.mistake("positions within the trained length are left as they are")
+def _(x, position, *, factor, base):
+    trained = 32
+    squeezed = torch.where(position < trained, position.double(), position / factor)
+    return rotate(x, angles(squeezed, x.shape[-1], base))
+
+
+@position_interpolation.mistake("vectors are divided by the factor too")
+def _(x, position, *, factor, base):
+    return rotate(x / factor, angles(position.double() / factor, x.shape[-1], base))
+
+
+@position_interpolation.mistake("halves are paired instead of neighbours")
+def _(x, position, *, factor, base):
+    order = torch.cat([torch.arange(0, x.shape[-1], 2), torch.arange(1, x.shape[-1], 2)])
+    halves = rotate(x[..., torch.argsort(order)], angles(position.double() / factor, x.shape[-1], base))
+    return halves[..., order]
+
+
+@position_interpolation.mistake("counts from one")
+def _(x, position, *, factor, base):
+    return rotate(x, angles((position + 1.0) / factor, x.shape[-1], base))
+
+
+@position_interpolation.mistake("the base is built in")
+def _(x, position, *, factor, base):
+    return position_interpolation(x, position, factor=factor)
+
+
+@position_interpolation.mistake("positions are rounded to bfloat16")
+def _(x, position, *, factor, base):
+    return rotate(x, angles((position / factor).to(torch.bfloat16).double(), x.shape[-1], base))

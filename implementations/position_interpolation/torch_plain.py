@@ -1,0 +1,20 @@
+"""Position interpolation in real arithmetic of float32: each pair of neighbours is turned by an angle of a divided position."""
+
+import torch
+from torch import Tensor
+
+devices = ("cpu", "cuda")
+gradients = True
+deterministic = True
+
+
+def prepare(case):
+    frequency = case.base ** (torch.arange(0, case.d, 2, device=case.device) / -case.d)
+
+    def run(x: Tensor, position: Tensor) -> Tensor:
+        angle = (position / case.factor)[:, None] * frequency
+        cos, sin = angle.cos(), angle.sin()
+        even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+        return torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2).to(case.dtype)
+
+    return run
