@@ -14,7 +14,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -25,6 +25,23 @@ PACKAGE = Path(__file__).parent
 # A checkout has the two folders beside the package, a wheel carries them inside it.
 HOME = PACKAGE.parent if (PACKAGE.parent / "suites" / "correctness.py").exists() else PACKAGE
 GROUP = "harness.implementations"
+# What an implementation may say of itself: how to tell whether it is well said, and an example.
+FACTS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "spec": (lambda fact: isinstance(fact, str), 'spec = "attention"'),
+    "devices": (lambda fact: _among(fact, ("cpu", "cuda")), 'devices = ("cpu", "cuda")'),
+    "dtypes": (lambda fact: _among(fact, ("float32", "float16", "bfloat16")), 'dtypes = ("float32", "bfloat16")'),
+    "gradients": (
+        lambda fact: isinstance(fact, bool) or _among(fact, ("cpu", "cuda")),
+        'gradients = True, or gradients = ("cuda",)',
+    ),
+    "variants": (
+        lambda fact: (
+            isinstance(fact, dict) and bool(fact) and all(isinstance(k, str) and isinstance(v, dict) for k, v in fact.items())
+        ),
+        'variants = {"tile_16": {"tile": 16}, "tile_64": {"tile": 64}}',
+    ),
+    "deterministic": (lambda fact: isinstance(fact, bool), "deterministic = True"),
+}
 
 
 class NotFound(ValueError):
@@ -41,8 +58,14 @@ class Item:
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """Literal assignments at the top level of the file."""
-        return _read(self.path)[1]
+        """Literal assignments at the top level of the file; those of an implementation are checked."""
+        facts = _read(self.path)[1]
+        for name, (well_said, example) in FACTS.items() if self.kind == "implementation" else ():
+            if name in facts and not well_said(facts[name]):
+                raise NotFound(
+                    f"{self.path.name} says {name} = {facts[name]!r}, which is not understood.\n  For example: {example}"
+                )
+        return facts
 
     @property
     def contract(self) -> str:
@@ -122,6 +145,8 @@ def load(path: Path) -> ModuleType:
     name = _module_name(path) if inside else f"harness_at_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     if name in sys.modules:
         return sys.modules[name]
+    if not inside and (path.parent / "__init__.py").exists():
+        return _load_from_package(path)
     if not inside and str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))  # a file of one's own finds its neighbours, as a script does
     locations = [str(path.parent)] if path.name == "__init__.py" else None
@@ -136,6 +161,16 @@ def load(path: Path) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+def _load_from_package(path: Path) -> ModuleType:
+    """A module of somebody's package, by its full name, so that its relative imports work."""
+    names, folder = [path.stem] if path.stem != "__init__" else [], path.resolve().parent
+    while (folder / "__init__.py").exists():
+        names, folder = [folder.name, *names], folder.parent
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+    return importlib.import_module(".".join(names))
 
 
 def load_spec(name: str) -> Any:
@@ -184,9 +219,19 @@ def _imported(path: Path) -> tuple[Path, ...]:
     return tuple(files)
 
 
+def _among(fact: Any, known: Sequence[str]) -> bool:
+    return isinstance(fact, tuple | list) and bool(fact) and all(one in known for one in fact)
+
+
 def _module_name(path: Path) -> str:
     parts = path.resolve().relative_to(HOME).with_suffix("").parts
     return ".".join(part for part in parts if part != "__init__")
+
+
+def is_module(name: str) -> bool:
+    """Whether a top-level name is that of an installed module already, elsewhere than in the current folder."""
+    found = importlib.util.find_spec(name) if name.isidentifier() else None
+    return found is not None and found.origin is not None and Path(found.origin).parent != Path.cwd()
 
 
 def _module_file(module: str) -> Path:
@@ -197,7 +242,7 @@ def _module_file(module: str) -> Path:
         found = importlib.util.find_spec(module)
     except ModuleNotFoundError:
         found = None
-    if found is None or found.origin is None:
+    if found is None or found.origin is None or not Path(found.origin).is_file():
         raise NotFound(
             f"no module {module!r} can be imported from here.\n  Install its package, or give its file: impl=./FILE.py"
         )
@@ -225,9 +270,15 @@ def _read(path: Path) -> tuple[str, dict[str, Any]]:
     tree = _tree(path)
     facts = {}
     for node in tree.body:
-        if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
+        if not isinstance(node, ast.Assign | ast.AnnAssign) or node.value is None:
+            continue
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        if len(targets) == 1 and isinstance(targets[0], ast.Name):
             try:
-                facts[node.targets[0].id] = ast.literal_eval(node.value)
+                facts[targets[0].id] = ast.literal_eval(node.value)
             except ValueError:
-                continue  # not a literal, so not a fact
+                if targets[0].id in FACTS:
+                    raise NotFound(
+                        f"{path.name}:{node.lineno} {targets[0].id} must be a literal.\n  For example: {FACTS[targets[0].id][1]}"
+                    ) from None
     return (ast.get_docstring(tree) or "").partition("\n")[0], facts

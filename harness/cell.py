@@ -82,7 +82,15 @@ class Record:
     def from_json(cls, line: str) -> "Record":
         fields = json.loads(line)
         del fields["key"]
-        return cls(**{**fields, "cell": Cell(**fields["cell"])})
+        record = cls(**{**fields, "cell": Cell(**fields["cell"])})
+        plain = all(isinstance(one, dict) for one in (record.values, record.digests, record.versions, record.cell.settings))
+        if (
+            not plain
+            or record.outcome not in OUTCOMES
+            or not all(isinstance(one, str) for one in (record.note, record.at, record.machine))
+        ):
+            raise ValueError("a line that is no record")
+        return record
 
 
 def identity(cell: Cell, digests: Mapping[str, str], machine: str, versions: Mapping[str, str]) -> str:

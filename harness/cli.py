@@ -3,6 +3,9 @@
 Nothing heavy is imported before it is needed: `harness list` reads paths and literals only.
 """
 
+import keyword
+import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -86,7 +89,7 @@ def again(
     settings = _read(words)
     if unknown := set(settings) - {"results", "timeout", "memory"}:
         raise plan.WrongRequest(f"`again` takes no {unknown.pop()!r}; it takes results, timeout and memory")
-    store = Store(Path(str(settings.pop("results", "results"))))
+    store = Store(_folder(settings.pop("results", "results")))
     found = {record.cell.key: record for record in store.read() if record.cell.key.startswith(key)}
     if len(found) != 1:
         said = f"no record has the key {key!r}" if not found else f"{len(found)} keys begin with {key!r}: {', '.join(found)}"
@@ -95,7 +98,8 @@ def again(
         )
     cell = next(iter(found.values())).cell
     _, suite = plan.selection({"suite": cell.suite})
-    limits = _limits(suite, {"timeout": 0.0, "memory": 0.0, "workers": 1} | settings)
+    typed = {key: plan.typed_as(key, value, 0.0) for key, value in settings.items()}
+    limits = _limits(suite, {"timeout": 0.0, "memory": 0.0, "workers": 1} | typed)
     records = progress.follow([(cell, plan.digests(cell, suite))], limits, store, suite)
     typer.echo(report.message(records[0]) + _values(records[0].values))
     raise typer.Exit(_status(records))
@@ -108,7 +112,11 @@ def check(
     """Judge one file straight away: every case, dtype, family and law. Nothing is stored."""
     from harness import progress, report
 
-    settings = _read(words)
+    settings: dict[str, Any] = dict(_read(words))
+    if "impl" in settings:
+        raise plan.WrongRequest(f"`check` judges {path} alone; for several say: harness run suite=correctness impl={path},...")
+    if Path(path).is_dir():
+        raise plan.WrongRequest(f"{path} is a folder; give the file: harness check {path}/FILE.py")
     name = path if plan.outside(path) else f"{path}.py" if Path(f"{path}.py").is_file() else path
     if "spec" not in settings:
         declared = catalogue.implementation("", name).facts.get("spec") if plan.outside(name) else None
@@ -122,7 +130,7 @@ def check(
     records = progress.follow(todo, request.limits, None, request.suite)
     typer.echo(report.render(report.tables(request.suite, records), "text"))
     typer.echo(f"\n{report.summary(records)}")
-    words_again = f"harness check {path} " + "spec={cell.spec} case={cell.case} dtype={cell.dtype} {question}"
+    words_again = f"harness check {shlex.quote(path)} " + "spec={cell.spec} case={cell.case} dtype={cell.dtype} {question}"
     _close(records, words_again)
 
 
@@ -143,10 +151,14 @@ def new(
             f"say which spec: harness new implementation {name} spec=NAME\n  known: {', '.join(catalogue.specs())}"
         )
     spec = catalogue.find("spec", str(settings["spec"])).name
-    file = Path(name).with_suffix(".py")
-    if not file.stem.isidentifier():
+    file = Path(name if name.endswith(".py") else f"{name}.py")
+    taken = keyword.iskeyword(file.stem) or file.stem in sys.stdlib_module_names or catalogue.is_module(file.stem)
+    if not file.parent.is_dir():
+        raise plan.WrongRequest(f"there is no folder {file.parent} to write {file.name} into")
+    if not file.stem.isidentifier() or taken:
         raise plan.WrongRequest(
-            f"{file.stem!r} is no name for a module.\n  Try: harness new implementation {_identifier(file.stem)} spec={spec}"
+            f"{file.stem!r} is no name for a module of yours.\n"
+            f"  Try: harness new implementation my_{_identifier(file.stem)} spec={spec}"
         )
     if file.exists():
         raise plan.WrongRequest(f"{file} is there already; it is left as it is.\n  Judge it: harness check {file} spec={spec}")
@@ -191,9 +203,9 @@ class _Request:
     def __init__(self, words: Sequence[str] | None, settings: dict[str, Any] | None = None):
         from harness.store import Store
 
-        self.selection, self.suite = plan.selection(settings if settings is not None else _read(words))
+        self.selection, self.suite = plan.selection(settings if settings is not None else dict(_read(words)))
         self.name = str(self.selection.words["suite"])
-        self.store = Store(Path(self.selection.words["results"]))
+        self.store = Store(_folder(self.selection.words["results"]))
         self.limits = _limits(self.suite, self.selection.words)
         self.cells = plan.cells(self.selection, self.suite)
 
@@ -227,25 +239,36 @@ def _limits(suite: Any, words: Any) -> Any:
     return Limits(float(words["timeout"] or own["timeout"]), int(gib * 2**30), int(words["workers"] or machine.cores()))
 
 
-def _read(words: Sequence[str] | None) -> dict[str, Any]:
+def _read(words: Sequence[str] | None) -> dict[str, str]:
     """`key=value` words as settings."""
+    settings: dict[str, str] = {}
     for word in words or ():
-        if "=" not in word:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
             raise plan.WrongRequest(f"{word!r} is no setting; settings are written key=value.\n  known: {', '.join(plan.WORDS)}")
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
+        if not value:
+            raise plan.WrongRequest(f"{key}= is empty; leave it out, or say {key}=VALUE")
+        if key in settings:
+            raise plan.WrongRequest(f"{key} is given twice; a list has commas: {key}={settings[key]},{value}")
+        settings[key] = value
+    return settings
 
-    try:
-        read: Any = OmegaConf.to_container(OmegaConf.from_dotlist(list(words or ())))
-    except OmegaConfBaseException as error:
-        raise plan.WrongRequest(f"cannot read the settings: {str(error).splitlines()[0]}") from None
-    return {str(key): value for key, value in read.items()}
+
+def _folder(name: str) -> Path:
+    """The folder of results, which must be one that can be written to."""
+    place = Path(name)
+    nearest = next(folder for folder in [place, *place.absolute().parents] if folder.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise plan.WrongRequest(
+            f"results={name}: {nearest} is not a folder that can be written to.\n  Give another: results=FOLDER"
+        )
+    return place
 
 
 def _close(records: Sequence[Any], again: str = "harness again {key}") -> None:
     from harness import report
 
-    if said := report.failures(records, again):
+    for said in filter(None, (report.refusals(records), report.failures(records, again))):
         typer.echo("\n" + said, err=True)
     raise typer.Exit(_status(records))
 
@@ -266,9 +289,12 @@ def main() -> None:
     """Run the command line; a wrong request is a message and status 2, an interruption is status 130."""
     try:
         app()
-    except (plan.WrongRequest, catalogue.NotFound, ContractError) as error:
+    except (plan.WrongRequest, catalogue.NotFound, ContractError, OSError) as error:
         typer.echo(f"harness: {error}", err=True)
         sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("\nharness: interrupted", err=True)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

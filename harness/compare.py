@@ -47,7 +47,8 @@ def _ratios(got: Tensor, truth: Tensor, budget: Tensor) -> Tensor:
     Elements that overflow the tested dtype have an infinite budget: they are left out if what came is infinite or huge."""
     width = truth.shape[-1] if truth.dim() else 1
     got, truth, budget = (t.detach().double().reshape(-1, width) for t in (got, truth, budget))
-    overflow = budget.isinf() & truth.isfinite() & ~got.isnan() & (got.sign() == truth.sign())
+    huge = got.isinf() | (2 * got.abs() > truth.abs())
+    overflow = budget.isinf() & truth.isfinite() & huge & (got.sign() == truth.sign())
     error = torch.where((got == truth) | overflow, 0.0, (got - truth).abs()).nan_to_num(nan=math.inf)
     budget = torch.where(budget.isfinite(), budget, 0.0)
     # Scaled by the largest of the row, so that squares neither overflow nor vanish.

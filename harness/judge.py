@@ -21,22 +21,34 @@ def values(contestant: Implementation, case: Case, family: str, seed: int = 0, f
     spec = contestant.spec
     wrt = spec.differentiable(case) if contestant.gradients and form == "whole" else []
     drawn = spec.inputs(case, family, seed, cotangents=bool(wrt))
+    refused = ""
     # The implementation goes first: the truth is nowhere in memory yet.
     if form == "step":
         got = {"": _kept(_step_by_step(contestant, _placed(drawn, case), case))}
     else:
-        got = {}
+        got, held = {}, []
         for way, x, answer in _ways(contestant, case, drawn, spec.inputs(case, family, seed + 1, cotangents=bool(wrt)), wrt):
+            if isinstance(answer, Exception):
+                refused = f"takes contiguous inputs only: {type(answer).__name__} where they are strided"
+                continue
             got[way] = _kept(answer)
+            held.append((answer, got[way]))
             if written := [name for name in drawn if not _same(drawn[name], x[name].detach().cpu())]:
                 return Answer(WRONG, {}, f"it writes into its input {written[0]}")
-    return verdict.judge(_reference(spec, case, wrt), dict(drawn), got, case.dtype, verdict.axes_of(spec, case), seed).answer
+        for answer, kept in held:
+            if changed_later := [name for name in kept if not _same(answer[name].detach().cpu(), kept[name])]:
+                return Answer(
+                    WRONG, {}, f"its answer {changed_later[0]} changes when it is called again: it uses the memory twice"
+                )
+    axes = verdict.axes_of(spec, case)
+    answer = verdict.judge(_reference(spec, case, wrt), dict(drawn), got, case.dtype, axes, seed).answer
+    return Answer(answer.outcome, answer.values, answer.note or refused)
 
 
 def _ways(
     contestant: Implementation, case: Case, drawn: Bunch, others: Bunch, wrt: list[str]
-) -> Iterator[tuple[str, Bunch, Bunch]]:
-    """The ways of asking, each with the inputs as given and the answer.
+) -> Iterator[tuple[str, Bunch, Any]]:
+    """The ways of asking, each with the inputs as given and the answer, or the error of one that refuses strided inputs.
 
     Plainly, in memory that held another question just before (nothing may be remembered by address or shape); with strided
     inputs, new memory poisoned, and gradients of some inputs only; and without gradients.
@@ -49,10 +61,9 @@ def _ways(
     strided = Bunch({name: _strided(tensor) for name, tensor in _placed(drawn, case).items()})
     try:
         with _poisoned_memory():
-            answer = _asked(contestant, strided, case, wrt[1::2] or wrt)
+            answer: Any = _asked(contestant, strided, case, wrt[1::2] or wrt)
     except Exception as error:
-        error.add_note("asked with inputs that are strided, not contiguous")
-        raise
+        answer = error
     yield "with strided inputs", strided, answer
     if wrt:
         with torch.no_grad():
@@ -104,7 +115,7 @@ def law(contestant: Implementation, case: Case, name: str, seed: int = 0) -> Ans
 
     def by_contestant(given: Mapping[str, Tensor], **changes: Any) -> Bunch:
         inputs, resized = changed(spec, case, given, changes)
-        return contestant.outputs({key: t.to(case.device).contiguous() for key, t in inputs.items()}, resized)
+        return _kept(contestant.outputs({key: t.to(case.device).contiguous() for key, t in inputs.items()}, resized))
 
     def by_reference(given: Mapping[str, Tensor], **changes: Any) -> Bunch:
         inputs, resized = changed(spec, case, given, changes)

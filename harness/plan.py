@@ -66,7 +66,10 @@ class Selection:
     @property
     def seeds(self) -> list[int]:
         try:
-            return [int(seed) for seed in str(self.words["seed"]).split(",")]
+            seeds = [int(seed) for seed in str(self.words["seed"]).split(",")]
+            if all(0 <= seed < 2**31 for seed in seeds):
+                return seeds
+            raise ValueError
         except ValueError:
             raise WrongRequest(f"seed={self.words['seed']} is no list of whole numbers, such as seed=0,1,2") from None
 
@@ -106,7 +109,7 @@ def selection(words: Mapping[str, Any]) -> tuple[Selection, ModuleType]:
     for key in words:
         if key not in known:
             raise WrongRequest(f"no setting named {key!r}.{catalogue.suggestion(key, known)}")
-    typed = {key: _typed(key, words[key], known[key]) if key in words else known[key] for key in known}
+    typed = {key: typed_as(key, words[key], known[key]) if key in words else known[key] for key in known}
     for key, allowed in dict(item.facts.get("choices", {})).items():
         if typed[key] not in allowed:
             raise WrongRequest(f"no {key} named {typed[key]!r}.{catalogue.suggestion(str(typed[key]), allowed)}")
@@ -114,6 +117,8 @@ def selection(words: Mapping[str, Any]) -> tuple[Selection, ModuleType]:
         raise WrongRequest(
             f"no device named {typed['device']!r}.{catalogue.suggestion(str(typed['device']), (*DEVICES, 'auto'))}"
         )
+    if typed["device"] == "cuda" and not machine.gpus():
+        raise WrongRequest("device=cuda, but no GPU is seen here.\n  What this machine can do: harness doctor")
     chosen = Selection({key: typed[key] for key in WORDS}, {key: typed[key] for key in own})
     _check_implementations(chosen)
     return chosen, catalogue.load(item.path)
@@ -161,7 +166,7 @@ def _implementations(spec: str, patterns: str) -> list[tuple[catalogue.Item, str
     known = {full.partition("/")[2]: item for full, item in catalogue.implementations(spec).items()}
     found = {}
     for pattern in patterns.split(","):
-        pattern = pattern.removeprefix(f"{spec}/")
+        pattern = pattern if outside(pattern) else pattern.removeprefix(f"{spec}/")
         if outside(pattern):
             item = catalogue.implementation(spec, pattern)
             if item.facts.get("spec", spec) == spec:
@@ -196,16 +201,17 @@ def _check_patterns(kind: str, patterns: str, known: Iterable[str]) -> None:
             raise WrongRequest(f"no {kind} named {pattern!r}.{catalogue.suggestion(pattern, known)}")
 
 
-def _typed(key: str, value: Any, default: Any) -> Any:
-    """The value as the type of the default; lists become text with commas."""
+def typed_as(key: str, value: Any, default: Any) -> Any:
+    """The text of a value as the type of the default; numbers are finite and not negative."""
     if isinstance(default, bool):
-        if not isinstance(value, bool):
+        if str(value).lower() not in ("true", "false"):
             raise WrongRequest(f"{key}={value} should be true or false")
-        return value
-    if isinstance(value, list | tuple):
-        value = ",".join(map(str, value))
+        return str(value).lower() == "true"
     try:
-        return type(default)(value)
+        typed = type(default)(value)
     except (TypeError, ValueError):
-        kind = "a whole number" if isinstance(default, int) else "a number"
-        raise WrongRequest(f"{key}={value} should be {kind}") from None
+        typed = None
+    number = isinstance(default, int | float)
+    if typed is None or (number and not 0 <= typed < 1e12):
+        raise WrongRequest(f"{key}={value} should be {'a whole number' if isinstance(default, int) else 'a number'}, 0 or more")
+    return typed

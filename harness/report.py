@@ -62,6 +62,16 @@ def failures(records: Sequence[Record], again: str = "harness again {key}") -> s
     return "\n\n".join(_failure(group, again) for group in failing.values())
 
 
+def refusals(records: Sequence[Record]) -> str:
+    """Why implementations are unsupported everywhere: one line each."""
+    reasons: dict[str, set[str]] = {}
+    for record in records:
+        reasons.setdefault(record.cell.subject, set()).add(record.note if record.outcome == UNSUPPORTED else "")
+    return "\n".join(
+        f"{subject} is unsupported: {'; '.join(sorted(said))}" for subject, said in reasons.items() if "" not in said
+    )
+
+
 def message(record: Record, again: str = "harness again {key}") -> str:
     """What is to be said of one record: subject, what is wrong, facts, next step."""
     cell = record.cell
@@ -84,7 +94,9 @@ def message(record: Record, again: str = "harness again {key}") -> str:
 
 def _question(cell: Cell) -> str:
     """The settings of a cell that is asked alone, as words of the command line."""
-    return " ".join(f"{key}={value}" for key, value in cell.settings.items() if key in ("family", "law"))
+    words = {key: value for key, value in cell.settings.items() if key in ("family", "law")}
+    words |= ({"variant": cell.variant} if cell.variant else {}) | ({"seed": cell.seed} if cell.seed else {})
+    return " ".join(f"{key}={value}" for key, value in words.items())
 
 
 def _failure(group: Sequence[Record], again: str) -> str:

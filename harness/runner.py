@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from itertools import groupby
@@ -131,15 +132,29 @@ class Worker:
         if self.process is None:
             return
         self.line.close()
+        if self.process.pid is not None:
+            self._kill()
+            self.process.join()
+        Path(self.output).unlink(missing_ok=True)
+        self.process = None
+
+    def _kill(self) -> None:
+        """End the process, its session, and children that left the session."""
+        try:
+            family = psutil.Process(self.process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            family = []
         try:
             os.killpg(self.process.pid, signal.SIGKILL)
         except ProcessLookupError:
             self.process.kill()  # it had not yet become the leader of its own session
-        self.process.join()
-        Path(self.output).unlink(missing_ok=True)
-        self.process = None
+        for child in family:
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
 
     def _start(self) -> None:
+        # A file in the current folder must not stand in for a module of the same name.
+        os.environ["PYTHONSAFEPATH"] = "1"
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["__main__", "harness.worker"])
         handle, self.output = tempfile.mkstemp(prefix="harness-", suffix=".log")
@@ -171,6 +186,8 @@ class Worker:
                 *messages, self.received = self.received.split(b"\n")
                 for message in map(json.loads, messages):
                     if "answer" in message:
+                        if message["key"] != self.cell.key:
+                            raise ValueError
                         return Answer(**message["answer"]), float(message["time_s"])
                     self.progress = (float(message["fraction"]), str(message["doing"]))
                 if len(self.received) > LONGEST_MESSAGE:

@@ -4,7 +4,6 @@ A line is written whole and under a lock, so that runs may share a file, and a r
 unfinished line, which the reader passes over and the next writer closes.
 """
 
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -55,7 +54,7 @@ class Store:
 def _record(line: str) -> Record | None:
     try:
         return Record.from_json(line)
-    except (json.JSONDecodeError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 

@@ -26,7 +26,7 @@ from harness.cell import CRASHED, OUT_OF_MEMORY, UNSUPPORTED, WRONG, Answer, Cel
 from harness.contract import ContractError
 
 Progress = Callable[[float, str], None]
-PR_SET_PDEATHSIG = 1
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 LARGEST_FILE = 8 * 2**30
 SECONDS_BETWEEN_REPORTS = 0.1
@@ -36,11 +36,15 @@ def serve(line: socket.socket, output: str, memory_bytes: int, threads: int) -> 
     """Answer cells, a line of JSON each, until the line closes."""
     _confine(output, memory_bytes, keep=line.fileno())
     torch.set_num_threads(threads)
+    here, process = os.getcwd(), os.getpid()
     for question in line.makefile("rb"):
         cell = Cell(**json.loads(question))
         began = time.perf_counter()
         answer = asked(cell, _reporter(line))
-        _send(line, {"answer": _finite(asdict(answer)), "time_s": time.perf_counter() - began})
+        if os.getpid() != process:
+            os._exit(0)  # a child that the implementation forked and let come back: it has no say
+        os.chdir(here)
+        _send(line, {"answer": _finite(asdict(answer)), "key": cell.key, "time_s": time.perf_counter() - began})
 
 
 def asked(cell: Cell, progress: Progress = lambda fraction, doing: None) -> Answer:
@@ -51,11 +55,9 @@ def asked(cell: Cell, progress: Progress = lambda fraction, doing: None) -> Answ
         suite = catalogue.load(catalogue.find("suite", cell.suite).path)
         return suite.measure(cell, Implementation.of(cell), progress)
     except Unsupported as reason:
-        return Answer(UNSUPPORTED, {}, str(reason) or "says it is unsupported, and not why")
+        return Answer(UNSUPPORTED, {}, _first_line(reason))
     except ContractError as error:
         return Answer(WRONG, {}, str(error))
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:
         if _ran_out_of_memory(error):
             return Answer(OUT_OF_MEMORY, {}, f"asked for more memory than allowed: {type(error).__name__} at {_place(error)}")
@@ -66,6 +68,7 @@ def _confine(output: str, memory_bytes: int, keep: int) -> None:
     """Own session, dies with the parent, no descriptor but its own, output to a file, memory limited."""
     os.setsid()
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)  # what its children start stays in its family, for the runner to end
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
@@ -120,8 +123,11 @@ def _described(error: BaseException) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else "without a message"
+    try:
+        lines = str(error).strip().splitlines()
+    except Exception:
+        return "with a message that cannot be printed"
+    return "".join(c if c.isprintable() else "?" for c in lines[0][:300]) if lines else "without a message"
 
 
 def _place(error: BaseException) -> str:

@@ -47,7 +47,7 @@ def harness(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
             "harness: no scale named 'smok'. Did you mean 'smoke'?\n  known: smoke, default\n",
         ),
         (["plan", "suite=correctness", "seed=one"], "harness: seed=one is no list of whole numbers, such as seed=0,1,2\n"),
-        (["plan", "suite=correctness", "workers=some"], "harness: workers=some should be a whole number\n"),
+        (["plan", "suite=correctness", "workers=some"], "harness: workers=some should be a whole number, 0 or more\n"),
         (
             ["plan", "suite=correctness", "device=gpu"],
             "harness: no device named 'gpu'. Did you mean 'cpu'?\n  known: cpu, cuda, auto\n",
@@ -58,7 +58,8 @@ def harness(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         ),
         (
             ["run", "suite=correctness", "spec=rotary", "case=plan"],
-            "harness: no case named 'plan'. Did you mean 'plain'?\n  known: plain, one_step, wide, narrow, far, base\n",
+            "harness: no case named 'plan'. Did you mean 'plain'?\n"
+            "  known: plain, one_step, wide, narrow, odd_widths, far, very_far, base\n",
         ),
         (
             ["check", "nowhere.py", "spec=attention"],
@@ -163,3 +164,64 @@ def test_doctor_says_what_is_there_and_what_would_bring_the_rest(tmp_path: Path)
     for word in ("machine", "torch", "devices", "triton", "gcc", "ray"):
         assert f"\n{word}" in "\n" + said
     assert "pip install 'sequence-harness[ray]'" in said or "ray        installed" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["run", "suite=correctness", "impl="], "impl= is empty; leave it out, or say impl=VALUE"),
+        (["run", "suite=correctness", "spec=rotary", "spec=alibi"], "spec is given twice; a list has commas: spec=rotary,alibi"),
+        (["run", "suite=correctness", "workers=-3"], "workers=-3 should be a whole number, 0 or more"),
+        (["run", "suite=correctness", "timeout=nan"], "timeout=nan should be a number, 0 or more"),
+        (["run", "suite=correctness", "memory=inf"], "memory=inf should be a number, 0 or more"),
+        (["run", "suite=correctness", "seed=99999999999999999999"], "is no list of whole numbers"),
+        (["run", "suite=correctness", "spec=rotary", "results=/dev/null"], "is not a folder that can be written to"),
+        (["check", ".", "spec=rotary"], ". is a folder; give the file"),
+        (["new", "implementation", "torch", "spec=rotary"], "'torch' is no name for a module of yours"),
+        (["new", "implementation", "class", "spec=rotary"], "'class' is no name for a module of yours"),
+        (["check", "os.path", "spec=rotary", "case=plain", "impl=pairs"], "`check` judges os.path alone"),
+    ],
+    ids=lambda value: "_".join(value) if isinstance(value, list) else "",
+)
+def test_odd_requests_are_refused_in_a_sentence(words: list[str], part: str, tmp_path: Path):
+    said = harness(*words, cwd=tmp_path)
+    assert part in said.stderr
+    assert "Traceback" not in said.stderr
+    assert said.returncode == 2
+
+
+def test_patterns_may_be_written_out(tmp_path: Path):
+    assert harness("plan", "suite=correctness", "spec=rotary", "impl=*", "case=p*", cwd=tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("fact", "part"),
+    [
+        ('gradients = "yes"', "mine.py says gradients = 'yes', which is not understood.\n  For example: gradients = True"),
+        ('dtypes = ("fp32",)', "mine.py says dtypes = ('fp32',), which is not understood"),
+        ("variants = 3", "mine.py says variants = 3, which is not understood"),
+        ("dtypes = tuple(range(3))", "mine.py:5 dtypes must be a literal"),
+    ],
+)
+def test_facts_that_are_not_understood_are_refused(fact: str, part: str, tmp_path: Path):
+    (tmp_path / "mine.py").write_text(f'"""Mine."""\n\nspec: str = "rotary"\n\n{fact}\n\n\ndef prepare(case): ...\n')
+    said = harness("check", "mine.py", cwd=tmp_path)
+    assert part in said.stderr
+    assert said.returncode == 2
+
+
+def test_a_module_of_a_package_keeps_its_relative_imports(tmp_path: Path):
+    (tmp_path / "pkg").mkdir()
+    (tmp_path / "pkg" / "__init__.py").write_text("")
+    (tmp_path / "pkg" / "core.py").write_text("def same(x):\n    return x.clone()\n")
+    text = "from .core import same\n\n\ndef prepare(case):\n    return lambda x, position: same(x)\n"
+    (tmp_path / "pkg" / "turn.py").write_text(f'"""Turns nothing."""\n\n{text}')
+    said = harness("check", "pkg.turn", "spec=rotary", "case=plain", "dtype=float32", "family=normal", cwd=tmp_path)
+    assert "is wrong in case plain" in said.stderr, said.stderr
+
+
+def test_why_all_is_unsupported_is_said(tmp_path: Path):
+    (tmp_path / "mine.py").write_text('"""Mine."""\n\ndevices = ("cuda",)\n\n\ndef prepare(case): ...\n')
+    said = harness("check", "mine.py", "spec=rotary", "case=plain", "device=cpu", cwd=tmp_path)
+    assert "rotary/mine is unsupported: runs on cuda, not on cpu" in said.stderr
+    assert said.returncode == 0

@@ -24,7 +24,8 @@ from harness.spec import Bunch, spec
         "two_heads": {"h": 2},
         "one_head": {"h": 1},
         "twelve_heads": {"h": 12},  # not a power of two: the second list starts at the wrong end
-        "six_heads": {"h": 6},
+        "five_heads": {"h": 5},
+        "sixteen_heads": {"h": 16},
         "far": {"far": 4096},  # consecutive integers above 256 are equal in bfloat16
     },
 )

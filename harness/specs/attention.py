@@ -46,6 +46,7 @@ from harness.spec import Bunch, Case, spec
         "batch_of_one": {"b": 1, "visibility": "causal", "m": 37},
         "odd_widths": {"b": 3, "h": 8, "g": 2, "n": 11, "d": 20, "e": 27},  # no multiple of 8, values wider than keys
         "very_wide": {"b": 1, "h": 2, "g": 1, "n": 5, "m": 33, "d": 200, "e": 200},
+        "biased_no_key": {"bias": True, "visibility": "causal", "n": 53, "m": 37},
         "biased_decode": {"bias": True, "visibility": "causal", "n": 1},
         "biased_window": {"bias": True, "visibility": "sliding_window", "window": 8, "m": 37},
         "window_no_key": {"visibility": "sliding_window", "window": 20, "n": 53, "m": 37},

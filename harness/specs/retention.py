@@ -28,6 +28,7 @@ from harness.spec import Bunch, Case, spec
         "long": {"n": 150, "b": 1, "h": 2},  # several chunks
         "wide": {"n": 19, "h": 2, "d": 64, "e": 32},
         "one_head": {"h": 1},
+        "odd_widths": {"b": 3, "h": 2, "n": 11, "d": 20, "e": 27},
     },
 )
 def retention(q: Tensor, k: Tensor, v: Tensor, past: Tensor, decay: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,9 +57,10 @@ def large(x: Bunch, case: Case, rng: torch.Generator):
 
 @retention.family
 def sharp(x: Bunch, case: Case, rng: torch.Generator):
-    """A few keys are a hundred times the others."""
+    """A few keys are a hundred times the others; decays that no 16-bit dtype holds."""
     loud = torch.rand(case.n, 1, generator=rng) < 0.1
-    return {"k": torch.where(loud, 10 * x.k, x.k / 10), "decay": retnet_decay(case.h)}
+    decay = 0.9 + 0.0999 * torch.rand(case.h, generator=rng, dtype=torch.float64)
+    return {"k": torch.where(loud, 10 * x.k, x.k / 10), "decay": decay}
 
 
 @retention.family
@@ -195,6 +197,11 @@ def _(q, k, v, past, decay):
 @retention.mistake("all heads decay like the first")
 def _(q, k, v, past, decay):
     return retention(q, k, v, past, decay[:1].expand_as(decay))
+
+
+@retention.mistake("the decay is rounded to bfloat16")
+def _(q, k, v, past, decay):
+    return retention(q, k, v, past, decay.to(torch.bfloat16).double())
 
 
 @retention.mistake("nothing decays")

@@ -22,7 +22,9 @@ from harness.spec import Bunch, Case, spec
         "one_step": {"n": 1},
         "wide": {"d": 64},
         "narrow": {"d": 2},
+        "odd_widths": {"b": 3, "d": 22},
         "far": {"far": 4096},  # a table that ends too early, angles in a small dtype
+        "very_far": {"far": 131072, "n": 11},  # positions in 16 bits
         "base": {"base": 500.0},  # a base that is built in
     },
 )
@@ -51,7 +53,7 @@ def position_zero_turns_nothing(run, x: Bunch, rng):
 @rotary.law
 def a_pair_keeps_its_length(run, x: Bunch, rng):
     def lengths(y: Tensor) -> Tensor:
-        return y.unflatten(-1, (-1, 2)).square().sum(-1)
+        return y.double().unflatten(-1, (-1, 2)).square().sum(-1)
 
     return lengths(run(x).out), lengths(x.x)
 

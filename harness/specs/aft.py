@@ -1,0 +1,240 @@
+"""The attention free transformer's operator (Zhai et al. 2021, arXiv:2105.14103, eq. 2): full, simple, local and causal.
+
+Where papers and libraries disagree, this side is taken:
+- n queries are the last n of m keys (lower right); the paper has n = m. Every query sees a key.
+- AFT-local puts a bias of zero where |t - t'| >= window, and nothing else: such keys are seen, they are not hidden.
+- AFT-simple is the case without `bias`. AFT-conv is the full form with a bias that depends on t - t' alone.
+- `bias` is w itself; the paper's factors u v^T are a parametrisation of it. It is shared by all channels.
+- Weights are relative to the largest exponent of each query and channel among the keys that it sees; unofficial code
+  exponentiates keys as they are and overflows.
+"""
+
+import torch
+from torch import Tensor
+
+from harness.spec import Bunch, Case, spec
+
+
+@spec(
+    "q[b n d], k[b m d], v[b m d], bias[n m]? -> out[b n d]",
+    b=2,
+    n=13,
+    m=37,
+    d=5,
+    cases={
+        "plain": {"bias": True},
+        "simple": {"n": 37},
+        "causal": {"bias": True, "causal": True, "n": 37},
+        "causal_simple": {"causal": True, "n": 37},
+        "longer_past": {"bias": True, "causal": True},  # upper-left alignment
+        "decode": {"bias": True, "causal": True, "n": 1},
+        "local": {"bias": True, "window": 6, "n": 37},  # hidden instead of without bias
+        "local_longer_past": {"bias": True, "causal": True, "window": 4},
+        "one_key": {"bias": True, "n": 1, "m": 1},
+        "long": {"bias": True, "causal": True, "n": 20, "m": 100, "b": 1, "d": 3},
+        "wide": {"bias": True, "n": 7, "m": 11, "d": 40},
+    },
+)
+def aft(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, *, causal: bool = False, window: int = 0) -> Tensor:
+    distance = distances(q, k)
+    exponent = k.mT[:, None]
+    if bias is not None:
+        if window:
+            bias = bias.masked_fill(distance.abs() >= window, 0.0)
+        exponent = exponent + bias[:, None, :]
+    return average(q, exponent, v, distance >= 0 if causal else torch.ones_like(distance, dtype=torch.bool))
+
+
+def distances(q: Tensor, k: Tensor) -> Tensor:
+    """[n m]: how far each key lies behind each query."""
+    n, m = q.shape[1], k.shape[1]
+    return torch.arange(m - n, m, device=q.device)[:, None] - torch.arange(m, device=q.device)
+
+
+def average(q: Tensor, exponent: Tensor, v: Tensor, seen: Tensor) -> Tensor:
+    """The gated mean of the values that are `seen` [n m], of each channel for itself: exponent [b n d m]."""
+    exponent = exponent.masked_fill(~seen[:, None, :], -torch.inf)
+    weight = torch.exp(exponent - exponent.amax(-1, keepdim=True).detach())
+    return torch.sigmoid(q) * torch.einsum("bndm,bmd->bnd", weight, v) / weight.sum(-1)
+
+
+@aft.family
+def large(x: Bunch, case: Case, rng: torch.Generator):
+    """Keys beyond what an exponential can hold, and seldom near one another."""
+    return {"q": 4 * x.q + 3, "k": 60 * x.k + 100, "v": 4 * x.v + 3}
+
+
+@aft.family
+def sharp(x: Bunch, case: Case, rng: torch.Generator):
+    """One key wins: another for each channel, and for each query where there is a bias."""
+    return {"k": 4 * x.k, **({"bias": 6 * x.bias} if case.bias else {})}
+
+
+@aft.family
+def needle(x: Bunch, case: Case, rng: torch.Generator):
+    """The weight on keys at the edges of tiles, and on the last one."""
+    key = torch.arange(case.m)
+    heard = (key % 16 == 0) | (key % 16 == 15) | (key == case.m - 1)
+    return {"k": torch.where(heard[:, None], x.k + 6, x.k)}
+
+
+@aft.law(when=lambda case: case.causal and case.m > 1 and case.n > 1)
+def the_future_is_invisible(run, x: Bunch, rng):
+    n, m = x.q.shape[1], x.k.shape[1]
+    shown = rng.randrange(m - n + 1, m)
+    later = (torch.arange(m, device=x.k.device) >= shown)[:, None]
+    k, v = torch.where(later, -9 * x.k.flip(1), x.k), torch.where(later, 99 * x.v.flip(1), x.v)
+    kept = slice(0, shown - (m - n))
+    return run(x).out[:, kept], run(x, k=k, v=v).out[:, kept]
+
+
+@aft.law
+def equal_values_come_back_through_an_open_gate(run, x: Bunch, rng):
+    row = x.v[:, :1]
+    return run(x, q=torch.full_like(x.q, 64.0), v=row.expand_as(x.v).contiguous()).out, row.expand_as(x.q)
+
+
+@aft.law
+def a_constant_in_all_keys_changes_nothing(run, x: Bunch, rng):
+    """Whole keys, so that adding is exact in every dtype."""
+    k = (4 * x.k).round().clamp(-16, 16)
+    return run(x, k=k).out, run(x, k=k + 8).out
+
+
+@aft.law(when=lambda case: case.bias and not case.window)
+def a_constant_in_a_row_of_the_bias_changes_nothing(run, x: Bunch, rng):
+    bias = (2 * x.bias).round().clamp(-16, 16)
+    row = rng.randrange(bias.shape[0])
+    raised = torch.where(torch.arange(bias.shape[0], device=bias.device)[:, None] == row, bias + 8, bias)
+    return run(x, bias=bias).out, run(x, bias=raised).out
+
+
+@aft.law(when=lambda case: bool(case.window))
+def local_is_full_with_zeros_in_its_bias(run, x: Bunch, rng):
+    n, m = x.bias.shape
+    query, key = torch.arange(m - n, m, device=x.bias.device)[:, None], torch.arange(m, device=x.bias.device)
+    near = [[abs(int(i) - int(j)) < 3 for j in key] for i in query]
+    zeros_outside = torch.where(torch.tensor(near, device=x.bias.device), x.bias, torch.zeros_like(x.bias))
+    return run(x, window=3).out, run(x, bias=zeros_outside, window=0).out
+
+
+@aft.law(when=lambda case: case.b > 1)
+def a_batch_is_its_rows(run, x: Bunch, rng):
+    row = rng.randrange(x.q.shape[0])
+    return run(x).out[row : row + 1], run(x, **{name: x[name][row : row + 1] for name in "qkv"}).out
+
+
+@aft.law
+def permuting_channels_permutes_the_output(run, x: Bunch, rng):
+    order = rng.sample(range(x.q.shape[2]), x.q.shape[2])
+    return run(x).out[..., order], run(x, **{name: x[name][..., order] for name in "qkv"}).out
+
+
+@aft.law(when=lambda case: case.n > 1 and case.bias)
+def the_last_queries_need_no_others(run, x: Bunch, rng):
+    first = rng.randrange(1, x.q.shape[1])
+    return run(x).out[:, first:], run(x, q=x.q[:, first:], bias=x.bias[first:]).out
+
+
+def _exponent(q, k, bias, window):
+    if bias is None:
+        return k.mT[:, None].expand(-1, q.shape[1], -1, -1)
+    return k.mT[:, None] + (bias.masked_fill(distances(q, k).abs() >= window, 0.0) if window else bias)[:, None, :]
+
+
+def _seen(q, k, causal):
+    return distances(q, k) >= 0 if causal else torch.ones(q.shape[1], k.shape[1], dtype=torch.bool)
+
+
+def _with_mask(name: str, change) -> None:
+    """A mistake of visibility: `change(seen, distance, key, causal, window)` is the wrong mask."""
+
+    def wrong(q, k, v, bias=None, *, causal, window):
+        seen = change(_seen(q, k, causal), distances(q, k), torch.arange(k.shape[1]), causal, window)
+        return average(q, _exponent(q, k, bias, window), v, seen)
+
+    aft.mistake(name)(wrong)
+
+
+_with_mask(
+    "keys outside the window are hidden", lambda seen, far, key, causal, window: seen & (far.abs() < window) if window else seen
+)
+_with_mask("causal is ignored", lambda seen, far, key, causal, window: seen | True)
+_with_mask("the mask shows one key of the future", lambda seen, far, key, causal, window: seen | (far == -1))
+_with_mask(
+    "the mask hides the query's own key",
+    lambda seen, far, key, causal, window: seen & ((far != 0) | (key == 0)) if causal else seen,
+)
+_with_mask(
+    "causal is aligned upper left",
+    lambda seen, far, key, causal, window: far - far[0, 0] >= 0 if causal else seen,
+)
+_with_mask("the last key is dropped", lambda seen, far, key, causal, window: seen & ((key < key.max()) | (len(key) == 1)))
+_with_mask(
+    "the last partial tile of 16 keys is dropped",
+    lambda seen, far, key, causal, window: seen & (key < max(16, len(key) // 16 * 16)),
+)
+_with_mask("the last key of each tile of 16 is dropped", lambda seen, far, key, causal, window: seen & (key % 16 != 15))
+
+
+def _with_exponent(name: str, change) -> None:
+    """A mistake of the exponent [b n d m]: `change(q, k, bias, window)` is wrong."""
+
+    def wrong(q, k, v, bias=None, *, causal, window):
+        return average(q, change(q, k, bias, window), v, _seen(q, k, causal))
+
+    aft.mistake(name)(wrong)
+
+
+_with_exponent("a window of w has a bias for w + 1", lambda q, k, bias, w: _exponent(q, k, bias, w and w + 1))
+_with_exponent("a window of w has a bias for w - 1", lambda q, k, bias, w: _exponent(q, k, bias, w and w - 1))
+_with_exponent("the window is ignored", lambda q, k, bias, w: _exponent(q, k, bias, 0))
+_with_exponent("the bias is dropped", lambda q, k, bias, w: _exponent(q, k, None, w))
+_with_exponent(
+    "the bias is that of the first queries",
+    lambda q, k, bias, w: _exponent(q, k, None if bias is None else bias.roll(1, 0), w),
+)
+_with_exponent("keys are scaled by d^-1/2", lambda q, k, bias, w: _exponent(q, k * k.shape[-1] ** -0.5, bias, w))
+_with_exponent("queries are multiplied with keys", lambda q, k, bias, w: _exponent(q, k, bias, w) * q[..., None])
+_with_exponent("backward stops at the bias", lambda q, k, bias, w: _exponent(q, k, None if bias is None else bias.detach(), w))
+_with_exponent("weights are a softmax over channels", lambda q, k, bias, w: _exponent(q, k, bias, w).log_softmax(2))
+
+
+@aft.mistake("the gate is missing")
+def _(q, k, v, bias=None, *, causal, window):
+    return average(torch.full_like(q, 99.0), _exponent(q, k, bias, window), v, _seen(q, k, causal)) + 0 * q
+
+
+@aft.mistake("the gate is a tanh")
+def _(q, k, v, bias=None, *, causal, window):
+    return aft(torch.full_like(q, 99.0), k, v, bias, causal=causal, window=window) * torch.tanh(q)
+
+
+@aft.mistake("the gate is rounded to four bits")
+def _(q, k, v, bias=None, *, causal, window):
+    gate = torch.sigmoid(q)
+    coarse = gate + ((15 * gate).round() / 15 - gate).detach()
+    return aft(torch.full_like(q, 99.0), k, v, bias, causal=causal, window=window) * coarse
+
+
+def _in_float32(q, exponent, top, v, seen):
+    weight = torch.exp((exponent - top).float()).double() * seen[:, None, :]
+    return torch.sigmoid(q) * torch.einsum("bndm,bmd->bnd", weight, v) / weight.sum(-1)
+
+
+@aft.mistake("the maximum is not subtracted")
+def _(q, k, v, bias=None, *, causal, window):
+    return _in_float32(q, _exponent(q, k, bias, window), 0.0, v, _seen(q, k, causal))
+
+
+@aft.mistake("the maximum is that of all keys, hidden ones too")
+def _(q, k, v, bias=None, *, causal, window):
+    exponent = _exponent(q, k, bias, window)
+    return _in_float32(q, exponent, exponent.amax(-1, keepdim=True).detach(), v, _seen(q, k, causal))
+
+
+@aft.mistake("backward misses the denominator")
+def _(q, k, v, bias=None, *, causal, window):
+    exponent = _exponent(q, k, bias, window).masked_fill(~_seen(q, k, causal)[:, None, :], -torch.inf)
+    weight = torch.exp(exponent - exponent.logsumexp(-1, keepdim=True).detach())
+    return torch.sigmoid(q) * torch.einsum("bndm,bmd->bnd", weight, v)
