@@ -13,7 +13,7 @@ from harness import Unsupported, catalogue, judge, text, weights
 from harness.cell import OK, Answer, Cell, Record
 from harness.implementation import Implementation
 from harness.nn import train
-from harness.plan import Selection
+from harness.plan import Selection, WrongRequest
 
 from . import bits_per_byte, recall
 
@@ -237,4 +237,7 @@ def _longest(cell: Cell) -> int:
 
 @cache
 def _text(path: str, longest: int) -> text.Text:
-    return text.load(path or None, longest)
+    try:
+        return text.load(path or None, longest)
+    except ValueError as error:
+        raise WrongRequest(str(error)) from None
