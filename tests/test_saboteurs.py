@@ -11,7 +11,7 @@ from harness.cell import Cell, Record
 
 FOLDER = Path(__file__).parent / "saboteurs"
 SABOTEURS = sorted(path for path in FOLDER.glob("*.py") if path.stem != "honest")
-LIMITS = runner.Limits(time_s=6.0, memory_bytes=2**30, workers=2)
+LIMITS = runner.Limits(time_s=9.0, memory_bytes=2**30, workers=2)
 
 
 def cell(path: Path, variant: str, **changes: object) -> Cell:
