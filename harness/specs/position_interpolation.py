@@ -12,8 +12,8 @@ Where papers and libraries disagree, this side is taken:
 import torch
 from torch import Tensor
 
-from harness.spec import Bunch, Case, spec
-from harness.specs.rotary import angles, rotate
+from harness.spec import Bunch, spec
+from harness.specs.rotary import angles, rotary, rotate
 
 
 @spec(
@@ -38,35 +38,16 @@ def position_interpolation(x: Tensor, position: Tensor, *, factor: float = 4.0, 
     return rotate(x, angles(position.double() / factor, x.shape[-1], base))
 
 
-@position_interpolation.family
-def large(x: Bunch, case: Case, rng: torch.Generator):
-    return {"x": 100 * x.x + 30}
-
-
-@position_interpolation.law
-def position_zero_turns_nothing(run, x: Bunch, rng):
-    return run(x, position=torch.zeros_like(x.position)).out, x.x
-
-
-@position_interpolation.law
-def a_pair_keeps_its_length(run, x: Bunch, rng):
-    def lengths(y: Tensor) -> Tensor:
-        return y.double().unflatten(-1, (-1, 2)).square().sum(-1)
-
-    return lengths(run(x).out), lengths(x.x)
+# It is a rotation still: what holds for rotary holds here.
+position_interpolation.family(rotary.families["large"])
+for shared in ("position_zero_turns_nothing", "a_pair_keeps_its_length", "two_turns_add_up"):
+    position_interpolation.law(rotary.laws[shared].check)
 
 
 @position_interpolation.law
 def a_factor_of_four_divides_positions_by_four(run, x: Bunch, rng):
     near = x.position // 4
     return run(x, position=4 * near, factor=4.0).out, run(x, position=near, factor=1.0).out
-
-
-@position_interpolation.law
-def two_turns_add_up(run, x: Bunch, rng):
-    half = x.position // 2
-    once = run(x, position=half).out
-    return run(x, x=once, position=half).out, run(x, position=2 * half).out
 
 
 @position_interpolation.mistake("positions are multiplied by the factor")
