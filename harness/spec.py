@@ -156,7 +156,8 @@ class Spec:
         rng = torch.Generator().manual_seed(zlib.crc32(f"{self.name} {case.name} {family} {seed}".encode()))
         given = self.given(case)
         x = Bunch({tensor.name: _draw(tensor, case, rng) for tensor in given})
-        x.update(self.families[family](x, case, rng))
+        for change in dict.fromkeys(("normal", family)):
+            x.update(self.families[change](x, case, rng))
         kept = {tensor.name: torch.float32 for tensor in given if tensor.kind == KEPT}
         if cotangents:
             outputs = self.contract.outputs
@@ -192,7 +193,7 @@ class Spec:
         return register
 
     def family(self, change: Callable[..., Any]) -> Callable[..., Any]:
-        """Register an input family: `change(x, case, rng)` returns the float64 inputs to replace."""
+        """Register an input family: `change(x, case, rng)` returns the float64 inputs to replace in those of `normal`."""
         self.families[change.__name__] = change
         return change
 
@@ -212,7 +213,8 @@ def dice(*words: object) -> random.Random:
 def _draw(tensor: Named, case: Case, rng: torch.Generator) -> Tensor:
     shape = tensor.shape(case.values)
     if tensor.kind == "int":
-        return torch.randint(case.values[str(tensor.below)], shape, generator=rng)
+        below = str(tensor.below)
+        return torch.randint(int(below) if below.isdigit() else case.values[below], shape, generator=rng)
     noise = torch.randn(shape, generator=rng, dtype=torch.float64)
     if "." not in tensor.name:
         return noise

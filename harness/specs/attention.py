@@ -7,9 +7,18 @@ Where papers and libraries disagree, this side is taken:
 - A query that sees no key gives zeros, and no gradient (a plain softmax gives NaN; masking by a large negative
   number gives the mean of the values).
 - Query head i reads key head i // (h / g): consecutive groups, as torch's `enable_gqa`.
-- Scores are scaled by d^-1/2, then `bias` is added unscaled.
+- Scores are scaled by d^-1/2, then `bias` and ALiBi are added unscaled.
+- ALiBi (Press et al. 2021, arXiv:2108.12409) takes slopes[h] * |query - key| off the scores, as flash-attn does; the
+  slopes are constants, without a gradient.
+- Lambda-shaped (LM-Infinite, arXiv:2308.16137; StreamingLLM, arXiv:2309.17453) shows the first `sinks` keys, and the
+  last `window`, the query's own included.
+- `blocks` hides keys by blocks: 1 shows, 0 hides the `block` x `block` scores of a head, counted by rows and columns.
+- `documents` packs sequences: each query sees keys of its own document only. It is told by a number for each place
+  (as JAX's segment ids); one document lies in one piece, and is numbered higher than what lies before it.
 - Normalisation comes after the product with the values, as in every fused kernel; the function is the same.
 """
+
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -18,7 +27,8 @@ from harness.spec import Bunch, Case, spec
 
 
 @spec(
-    "q[b h n d], k[b g m d], v[b g m e], bias[h n m]? -> out[b h n e]",
+    "q[b h n d], k[b g m d], v[b g m e], bias[h n m]?, slopes[h]:float32?, blocks[h p r]:int<2?, documents[b m]:int<c?"
+    " -> out[b h n e]",
     b=2,
     h=6,
     g=3,
@@ -26,6 +36,9 @@ from harness.spec import Bunch, Case, spec
     m=53,
     d=8,
     e=5,
+    p=1,
+    r=1,
+    c=4,
     cases={
         "plain": {},
         "same_width": {"e": 8},  # values as wide as keys, all that some kernels take
@@ -53,6 +66,25 @@ from harness.spec import Bunch, Case, spec
         "window_beyond": {"visibility": "sliding_window", "window": 99, "n": 13},  # wider than there are keys
         "prefix_beyond": {"visibility": "prefix", "prefix": 99, "n": 13, "m": 37},
         "prefix_no_past": {"visibility": "prefix", "prefix": 5, "n": 53, "m": 37},  # queries that see the prefix alone
+        "alibi": {"slopes": True, "m": 37},
+        "alibi_causal": {"slopes": True, "visibility": "causal", "n": 29},
+        "alibi_window": {"slopes": True, "visibility": "sliding_window", "window": 8, "m": 37},
+        "lambda": {"visibility": "lambda", "window": 8, "sinks": 4, "m": 37},
+        "lambda_longer_past": {"visibility": "lambda", "window": 20, "sinks": 1, "n": 13},
+        "lambda_beyond": {"visibility": "lambda", "window": 5, "sinks": 99, "n": 13},  # more sinks than keys
+        "lambda_no_past": {"visibility": "lambda", "window": 5, "sinks": 3, "n": 53, "m": 37},
+        "lambda_decode": {"visibility": "lambda", "window": 16, "sinks": 4, "n": 1},
+        "blocks": {"blocks": True, "p": 3, "r": 4},
+        "blocks_causal": {"blocks": True, "visibility": "causal", "p": 2, "r": 4, "n": 29},
+        "blocks_of_64": {"blocks": True, "block": 64, "visibility": "causal", "b": 1, "h": 4, "g": 2}
+        | {"n": 150, "m": 150, "p": 3, "r": 3, "d": 16, "e": 16},
+        "documents": {"documents": True, "m": 37},
+        "documents_causal": {"documents": True, "visibility": "causal", "m": 37, "c": 7},
+        "documents_longer_past": {"documents": True, "visibility": "causal", "n": 13},
+        "documents_window": {"documents": True, "visibility": "sliding_window", "window": 8, "m": 37},
+        "documents_alibi": {"documents": True, "visibility": "causal", "slopes": True, "m": 37},
+        "documents_long": {"documents": True, "visibility": "causal", "b": 2, "h": 2, "g": 1}
+        | {"n": 200, "m": 200, "d": 16, "e": 16, "c": 5},
         "tiles": {"visibility": "causal", "n": 64, "m": 128, "d": 16, "e": 16},  # no partial tile
         "long": {
             "visibility": "causal",
@@ -72,18 +104,30 @@ def attention(
     k: Tensor,
     v: Tensor,
     bias: Tensor | None = None,
+    slopes: Tensor | None = None,
+    blocks: Tensor | None = None,
+    documents: Tensor | None = None,
     *,
     visibility: str = "full",
     window: int = 0,
     prefix: int = 0,
+    sinks: int = 0,
+    block: int = 16,
 ) -> Tensor:
-    return attend(q, k, v, bias, visible(q.shape[2], k.shape[2], visibility, window, prefix, q.device))
+    n, m = q.shape[2], k.shape[2]
+    seen = visible(n, m, visibility, window, prefix, sinks, q.device)
+    if blocks is not None:
+        seen = seen & by_blocks(blocks, n, m, block)
+    if documents is not None:
+        seen = seen & same_document(documents, n)
+    return attend(q, k, v, with_distance(bias, slopes, n, m), seen)
 
 
-def visible(n: int, m: int, visibility: str, window: int = 0, prefix: int = 0, device: torch.device | None = None) -> Tensor:
+def visible(
+    n: int, m: int, visibility: str, window: int = 0, prefix: int = 0, sinks: int = 0, device: torch.device | None = None
+) -> Tensor:
     """Which of m keys each of n queries sees: [n m], True where visible."""
-    query = torch.arange(m - n, m, device=device)[:, None]
-    key = torch.arange(m, device=device)[None, :]
+    query, key = places(n, m, device)
     past = key <= query
     match visibility:
         case "full":
@@ -94,11 +138,41 @@ def visible(n: int, m: int, visibility: str, window: int = 0, prefix: int = 0, d
             return past | (key < prefix)
         case "sliding_window":
             return past & (query - key < window)
-    raise ValueError(f"no visibility named {visibility!r}; known: full, causal, prefix, sliding_window")
+        case "lambda":
+            return past & ((query - key < window) | (key < sinks))
+    raise ValueError(f"no visibility named {visibility!r}; known: full, causal, prefix, sliding_window, lambda")
+
+
+def places(n: int, m: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+    """Where n queries [n 1] and m keys [1 m] stand: the queries are the last n of m."""
+    return torch.arange(m - n, m, device=device)[:, None], torch.arange(m, device=device)[None, :]
+
+
+def by_blocks(blocks: Tensor, n: int, m: int, block: int) -> Tensor:
+    """Which keys the blocks [h p r] show: [h n m]."""
+    row, column = torch.arange(n, device=blocks.device) // block, torch.arange(m, device=blocks.device) // block
+    return blocks[:, row][:, :, column] > 0
+
+
+def same_document(documents: Tensor, n: int) -> Tensor:
+    """Which keys are of the query's document [b m]: [b 1 n m]. A query before the first key is of none."""
+    m = documents.shape[1]
+    place = torch.arange(m - n, m, device=documents.device)
+    own = documents[:, place.clamp(min=0)]
+    return ((own[:, :, None] == documents[:, None, :]) & (place >= 0)[:, None])[:, None]
+
+
+def with_distance(bias: Tensor | None, slopes: Tensor | None, n: int, m: int) -> Tensor | None:
+    """The bias [h n m] with that of ALiBi."""
+    if slopes is None:
+        return bias
+    query, key = places(n, m, slopes.device)
+    linear = -slopes[:, None, None] * (query - key).abs()
+    return linear if bias is None else bias + linear
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, seen: Tensor, scale: float | None = None) -> Tensor:
-    """Attention over the keys that are `seen` [n m]."""
+    """Attention over the keys that are `seen` [n m], [h n m] or [b h n m]."""
     group = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
     score = (q @ k.mT) * (q.shape[-1] ** -0.5 if scale is None else scale)
@@ -112,10 +186,21 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, seen: Tensor, s
 
 
 @attention.family
+def normal(x: Bunch, case: Case, rng: torch.Generator):
+    """Documents lie in one piece; the slopes are those of the paper, up to a factor."""
+    changes = {}
+    if "documents" in x:
+        changes["documents"] = x.documents.sort(1).values
+    if "slopes" in x:
+        changes["slopes"] = 2 ** (-8 * (torch.arange(case.h, dtype=torch.float64) + 1) / case.h) * x.slopes.abs()[:1]
+    return changes
+
+
+@attention.family
 def sharp(x: Bunch, case: Case, rng: torch.Generator):
     """Retrieval-like: each query points at one key that it sees."""
-    seen = visible(case.n, case.m, case.visibility, case.window, case.prefix)
-    return {"q": 6 * _pointed_at(x.k, torch.rand(case.n, case.m, generator=rng).masked_fill(~seen, -1).argmax(-1), case)}
+    draw = torch.rand(case.n, case.m, generator=rng)
+    return {"q": 6 * _pointed_at(x.k, draw.masked_fill(~_shown(x, case), -1).argmax(-1), case)}
 
 
 @attention.family
@@ -123,8 +208,7 @@ def needle(x: Bunch, case: Case, rng: torch.Generator):
     """The mass on keys at the edges of tiles, and on the last one."""
     edges = sorted({edge for tile in (16, 32, 64, 128, 256) for edge in (0, tile - 1, tile, case.m - 1) if edge < case.m})
     wanted = torch.tensor([[edges[-1 - (i % len(edges))]] for i in range(case.n)])
-    seen = visible(case.n, case.m, case.visibility, case.window, case.prefix)
-    nearest = (torch.arange(case.m)[None, :] - wanted).abs().masked_fill(~seen, case.m).argmin(-1)
+    nearest = (torch.arange(case.m)[None, :] - wanted).abs().masked_fill(~_shown(x, case), case.m).argmin(-1)
     return {"q": 9 * _pointed_at(x.k, nearest, case)}
 
 
@@ -136,15 +220,25 @@ def sunk(x: Bunch, case: Case, rng: torch.Generator):
     return {"q": torch.where(first, far, x.q), "k": torch.where(first, -far, x.k)}
 
 
+def _shown(x: Bunch, case: Case) -> Tensor:
+    """Which keys each query of these inputs sees: [b h n m]."""
+    seen = visible(case.n, case.m, case.visibility, case.window, case.prefix, case.sinks)
+    seen = seen & by_blocks(x.blocks, case.n, case.m, case.block) if "blocks" in x else seen
+    seen = seen & same_document(x.documents, case.n) if "documents" in x else seen
+    return seen.expand(case.b, case.h, case.n, case.m)
+
+
 def _pointed_at(k: Tensor, key: Tensor, case: Case) -> Tensor:
-    return torch.nn.functional.normalize(k, dim=-1).repeat_interleave(case.h // case.g, dim=1)[:, :, key] * 2
+    """Queries along the keys of these numbers [b h n]."""
+    each = torch.nn.functional.normalize(k, dim=-1).repeat_interleave(case.h // case.g, dim=1)
+    return 2 * each.gather(2, key[..., None].expand(-1, -1, -1, case.d))
 
 
 def _some_key_for_all(case: Case) -> bool:
-    return case.visibility == "full" or case.n <= case.m
+    return (case.visibility == "full" or case.n <= case.m) and not case.blocks
 
 
-@attention.law(when=lambda case: case.visibility in ("causal", "sliding_window") and min(case.n, case.m) > 1)
+@attention.law(when=lambda case: case.visibility in ("causal", "sliding_window", "lambda") and min(case.n, case.m) > 1)
 def the_future_is_invisible(run, x: Bunch, rng):
     n, m = x.q.shape[2], x.k.shape[2]
     shown = rng.randrange(max(1, m - n + 1), m)  # the keys that the queries kept for comparison can see
@@ -161,14 +255,26 @@ def equal_values_come_back(run, x: Bunch, rng):
     return run(x, v=row.expand_as(x.v).contiguous()).out, expected
 
 
+@attention.law(when=lambda case: case.documents and case.n == case.m)
+def packed_documents_are_sequences_of_their_own(run, x: Bunch, rng):
+    row = slice(rng.randrange(x.q.shape[0]), None)
+    row = slice(row.start, row.start + 1)
+    cuts = [0, *(x.documents[row][0].diff().nonzero().flatten() + 1).tolist(), x.q.shape[2]]
+    alone = [
+        run(x, documents=x.documents[row, a:b], **{name: x[name][row, :, a:b] for name in ("q", "k", "v")}).out
+        for a, b in pairwise(cuts)
+    ]
+    return run(x).out[row], torch.cat(alone, dim=2)
+
+
 @attention.law(when=lambda case: case.b > 1)
 def a_batch_is_its_rows(run, x: Bunch, rng):
     row = rng.randrange(x.q.shape[0])
-    alone = {name: x[name][row : row + 1] for name in ("q", "k", "v")}
+    alone = {name: x[name][row : row + 1] for name in ("q", "k", "v", "documents") if name in x}
     return run(x).out[row : row + 1], run(x, **alone).out
 
 
-@attention.law(when=lambda case: case.g > 1 and not case.bias)
+@attention.law(when=lambda case: case.g > 1 and not (case.bias or case.slopes or case.blocks))
 def permuting_heads_permutes_the_output(run, x: Bunch, rng):
     group = x.q.shape[1] // x.k.shape[1]
     order = rng.sample(range(x.k.shape[1]), x.k.shape[1])
@@ -182,19 +288,30 @@ def the_last_queries_need_no_others(run, x: Bunch, rng):
     return run(x).out[:, :, first:], run(x, q=x.q[:, :, first:]).out
 
 
-def _seen(q: Tensor, k: Tensor, options: dict) -> Tensor:
-    return visible(q.shape[2], k.shape[2], **options, device=q.device)
+def _mistake(name: str):
+    """A mistake in terms of the whole bias and of what is seen: `wrong(q, k, v, bias, seen, options)`."""
+
+    def register(wrong):
+        def function(q, k, v, bias=None, slopes=None, blocks=None, documents=None, **options):
+            n, m = q.shape[2], k.shape[2]
+            names = ("visibility", "window", "prefix", "sinks")
+            seen = visible(n, m, *(options[name] for name in names), q.device)
+            seen = seen if blocks is None else seen & by_blocks(blocks, n, m, options["block"])
+            seen = seen if documents is None else seen & same_document(documents, n)
+            given = {"blocks": blocks, "documents": documents, "slopes": slopes, "bias": bias}
+            return wrong(q, k, v, with_distance(bias, slopes, n, m), seen, {**options, **given})
+
+        attention.mistake(name)(function)
+
+    return register
 
 
 def _with_mask(name: str, change) -> None:
     """A mistake of visibility: `change(seen, query, key, options)` is the wrong mask."""
 
-    def wrong(q, k, v, bias=None, **options):
-        n, m = q.shape[2], k.shape[2]
-        query, key = torch.arange(m - n, m)[:, None], torch.arange(m)[None, :]
-        return attend(q, k, v, bias, change(_seen(q, k, options), query, key, options))
-
-    attention.mistake(name)(wrong)
+    @_mistake(name)
+    def _(q, k, v, bias, seen, options):
+        return attend(q, k, v, bias, change(seen, *places(q.shape[2], k.shape[2]), options))
 
 
 def _restricted(options: dict) -> bool:
@@ -225,50 +342,166 @@ _with_mask("the first key is dropped", lambda seen, q, k, o: seen & ((k > 0) | (
 _with_mask("the last key of each tile of 16 is dropped", lambda seen, q, k, o: seen & (k % 16 != 15))
 
 
-@attention.mistake("a query that sees no key gives the mean of the values")
-def _(q, k, v, bias=None, **options):
-    seen = _seen(q, k, options)
+_with_mask(
+    "the sinks are left out",
+    lambda seen, q, k, o: seen & (q - k < o["window"]) if o["visibility"] == "lambda" else seen,
+)
+_with_mask(
+    "one sink too few is kept",
+    lambda seen, q, k, o: seen & ((q - k < o["window"]) | (k < o["sinks"] - 1)) if o["visibility"] == "lambda" else seen,
+)
+_with_mask(
+    "the sinks take their places from the window",
+    lambda seen, q, k, o: seen & ((q - k < o["window"] - o["sinks"]) | (k < o["sinks"])) if o["visibility"] == "lambda" else seen,
+)
+_with_mask(
+    "a window of Lambda shows w + 1 keys", lambda seen, q, k, o: seen | ((o["visibility"] == "lambda") & (q - k == o["window"]))
+)
+
+
+def _blocks_or(seen: Tensor, q: Tensor, o: dict, change) -> Tensor:
+    """What is seen when the blocks are taken by `change(blocks, n, m, block)`."""
+    if o["blocks"] is None:
+        return seen
+    n, m = q.shape[0], seen.shape[-1]
+    return visible(n, m, *(o[name] for name in ("visibility", "window", "prefix", "sinks"))) & change(
+        o["blocks"], n, m, o["block"]
+    )
+
+
+_with_mask(
+    "blocks are ignored", lambda seen, q, k, o: _blocks_or(seen, q, o, lambda blocks, n, m, block: blocks.new_ones(1, n, m) > 0)
+)
+_with_mask(
+    "all heads take the blocks of the first",
+    lambda seen, q, k, o: _blocks_or(seen, q, o, lambda blocks, *rest: by_blocks(blocks[:1], *rest)),
+)
+_with_mask(
+    "blocks of rows are counted from the first key",
+    lambda seen, q, k, o: _blocks_or(
+        seen,
+        q,
+        o,
+        lambda blocks, n, m, block: (
+            by_blocks(blocks.repeat(1, m, 1), n + m, m, block)[:, m - n : m] if n < m else by_blocks(blocks, n, m, block)
+        ),
+    ),
+)
+_with_mask(
+    "blocks are one key late",
+    lambda seen, q, k, o: _blocks_or(seen, q, o, lambda blocks, n, m, block: by_blocks(blocks, n, m, block).roll(1, -1)),
+)
+_with_mask(
+    "the last, partial, block of keys is hidden",
+    lambda seen, q, k, o: _blocks_or(
+        seen, q, o, lambda blocks, n, m, block: by_blocks(blocks, n, m, block) & (k < m // block * block)
+    ),
+)
+
+
+def _documents_or(seen: Tensor, o: dict, change) -> Tensor:
+    return seen if o["documents"] is None else change(o["documents"][:, None, None, :])
+
+
+_with_mask(
+    "packed documents see each other",
+    lambda seen, q, k, o: (
+        seen
+        if o["documents"] is None
+        else visible(q.shape[0], k.shape[1], *(o[name] for name in ("visibility", "window", "prefix", "sinks")))
+    ),
+)
+_with_mask(
+    "the last key of the document before is seen",
+    lambda seen, q, k, o: (
+        seen
+        if o["documents"] is None
+        else seen | ((seen.roll(-1, -1) & ~seen & (k < q)) if o["visibility"] != "full" else seen.roll(-1, -1))
+    ),
+)
+_with_mask(
+    "the first key of each document is hidden",
+    lambda seen, q, k, o: seen if o["documents"] is None else seen & (seen.roll(1, -1) & (k > 0)),
+)
+_with_mask(
+    "the boundaries are those of the first of the batch", lambda seen, q, k, o: seen if o["documents"] is None else seen[:1]
+)
+
+
+@_mistake("ALiBi favours what is far")
+def _(q, k, v, bias, seen, options):
+    return attend(q, k, v, bias if options["slopes"] is None else -bias, seen)
+
+
+@_mistake("the distance of ALiBi is scaled with the scores")
+def _(q, k, v, bias, seen, options):
+    return attend(q, k, v, bias if options["slopes"] is None else bias * q.shape[-1] ** -0.5, seen)
+
+
+@_mistake("the slopes of ALiBi are dealt to the heads in reverse")
+def _(q, k, v, bias, seen, options):
+    return attend(q, k, v, bias if options["slopes"] is None else bias.flip(0), seen)
+
+
+@_mistake("the distance of ALiBi is signed")
+def _(q, k, v, bias, seen, options):
+    if options["slopes"] is not None:
+        query, key = places(q.shape[2], k.shape[2])
+        bias = options["slopes"][:, None, None] * (key - query)
+    return attend(q, k, v, bias, seen)
+
+
+@_mistake("the distance of ALiBi is counted from the first query")
+def _(q, k, v, bias, seen, options):
+    if options["slopes"] is not None:
+        query, key = places(q.shape[2], k.shape[2])
+        bias = -options["slopes"][:, None, None] * (query - query.min() - key).abs()
+    return attend(q, k, v, bias, seen)
+
+
+@_mistake("a query that sees no key gives the mean of the values")
+def _(q, k, v, bias, seen, options):
     return attend(q, k, v, bias, seen | ~seen.any(-1, keepdim=True))
 
 
-@attention.mistake("a query that sees no key gives NaN")
-def _(q, k, v, bias=None, **options):
-    seen = _seen(q, k, options)
-    return torch.where(seen.any(-1)[:, None], attend(q, k, v, bias, seen), torch.nan)
+@_mistake("a query that sees no key gives NaN")
+def _(q, k, v, bias, seen, options):
+    return torch.where(seen.any(-1, keepdim=True), attend(q, k, v, bias, seen), torch.nan)
 
 
-@attention.mistake("scores are scaled by (d + 1)^-1/2")
-def _(q, k, v, bias=None, **options):
-    return attend(q, k, v, bias, _seen(q, k, options), scale=(q.shape[-1] + 1) ** -0.5)
+@_mistake("scores are scaled by (d + 1)^-1/2")
+def _(q, k, v, bias, seen, options):
+    return attend(q, k, v, bias, seen, scale=(q.shape[-1] + 1) ** -0.5)
 
 
-@attention.mistake("scores are not scaled")
-def _(q, k, v, bias=None, **options):
-    return attend(q, k, v, bias, _seen(q, k, options), scale=1.0)
+@_mistake("scores are not scaled")
+def _(q, k, v, bias, seen, options):
+    return attend(q, k, v, bias, seen, scale=1.0)
 
 
-@attention.mistake("query heads are dealt to key heads in turn")
-def _(q, k, v, bias=None, **options):
+@_mistake("query heads are dealt to key heads in turn")
+def _(q, k, v, bias, seen, options):
     group = q.shape[1] // k.shape[1]
-    return attend(q, k.repeat(1, group, 1, 1), v.repeat(1, group, 1, 1), bias, _seen(q, k, options))
+    return attend(q, k.repeat(1, group, 1, 1), v.repeat(1, group, 1, 1), bias, seen)
 
 
-@attention.mistake("the bias is scaled with the scores")
-def _(q, k, v, bias=None, **options):
-    return attend(q, k, v, None if bias is None else bias * q.shape[-1] ** -0.5, _seen(q, k, options))
+@_mistake("the bias is scaled with the scores")
+def _(q, k, v, bias, seen, options):
+    bias = None if bias is None else bias * q.shape[-1] ** -0.5
+    return attend(q, k, v, bias, seen)
 
 
-@attention.mistake("the bias is dropped")
-def _(q, k, v, bias=None, **options):
-    return attend(q, k, v, None, _seen(q, k, options))
+@_mistake("the bias is dropped")
+def _(q, k, v, bias, seen, options):
+    return attend(q, k, v, None, seen)
 
 
-@attention.mistake("the maximum is not subtracted")
-def _(q, k, v, bias=None, **options):
+@_mistake("the maximum is not subtracted")
+def _(q, k, v, bias, seen, options):
     group = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
     score = q @ k.mT * q.shape[-1] ** -0.5 + (0 if bias is None else bias)
-    weight = torch.exp(score.float()).double() * _seen(q, k, options)
+    weight = torch.exp(score.float()).double() * seen
     total = weight.sum(-1, keepdim=True)
     return weight @ v / torch.where(total > 0, total, 1.0)
 
@@ -293,31 +526,31 @@ def _in_tiles(q, k, v, bias, seen, rescale, tile=16):
     return out / torch.where(total > 0, total, 1.0)
 
 
-@attention.mistake("the accumulator is not rescaled when the maximum rises")
-def _(q, k, v, bias=None, **options):
-    return _in_tiles(q, k, v, bias, _seen(q, k, options), lambda factor, number: (1.0, factor))
+@_mistake("the accumulator is not rescaled when the maximum rises")
+def _(q, k, v, bias, seen, options):
+    return _in_tiles(q, k, v, bias, seen, lambda factor, number: (1.0, factor))
 
 
-@attention.mistake("the sum of weights is not rescaled when the maximum rises")
-def _(q, k, v, bias=None, **options):
-    return _in_tiles(q, k, v, bias, _seen(q, k, options), lambda factor, number: (factor, 1.0))
+@_mistake("the sum of weights is not rescaled when the maximum rises")
+def _(q, k, v, bias, seen, options):
+    return _in_tiles(q, k, v, bias, seen, lambda factor, number: (factor, 1.0))
 
 
-@attention.mistake("the accumulator is rescaled one tile late")
-def _(q, k, v, bias=None, **options):
-    return _in_tiles(q, k, v, bias, _seen(q, k, options), lambda factor, number: (factor if number > 1 else 1.0, factor))
+@_mistake("the accumulator is rescaled one tile late")
+def _(q, k, v, bias, seen, options):
+    return _in_tiles(q, k, v, bias, seen, lambda factor, number: (factor if number > 1 else 1.0, factor))
 
 
-@attention.mistake("the accumulator of the first tile is overwritten")
-def _(q, k, v, bias=None, **options):
-    return _in_tiles(q, k, v, bias, _seen(q, k, options), lambda factor, number: (factor * (number != 1), factor))
+@_mistake("the accumulator of the first tile is overwritten")
+def _(q, k, v, bias, seen, options):
+    return _in_tiles(q, k, v, bias, seen, lambda factor, number: (factor * (number != 1), factor))
 
 
-@attention.mistake("weights are rounded to four bits")
-def _(q, k, v, bias=None, **options):
+@_mistake("weights are rounded to four bits")
+def _(q, k, v, bias, seen, options):
     m = k.shape[2]
     identity = torch.eye(m, dtype=q.dtype).expand(k.shape[0], k.shape[1], m, m)
-    weight = attend(q, k, identity, bias, _seen(q, k, options))
+    weight = attend(q, k, identity, bias, seen)
     coarse = weight + ((15 * weight).round() / 15 - weight).detach()
     return coarse @ v.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
 
@@ -327,31 +560,28 @@ def _backward_of(right: Tensor, wrong: Tensor) -> Tensor:
     return right.detach() + wrong - wrong.detach()
 
 
-@attention.mistake("backward forgets the bias")
-def _(q, k, v, bias=None, **options):
-    seen = _seen(q, k, options)
+@_mistake("backward forgets the bias")
+def _(q, k, v, bias, seen, options):
     no_bias = None if bias is None else bias * 0
     return _backward_of(attend(q, k, v, bias, seen), attend(q, k, v, no_bias, seen))
 
 
-@attention.mistake("backward takes dK of one head for that of its group")
-def _(q, k, v, bias=None, **options):
+@_mistake("backward takes dK of one head for that of its group")
+def _(q, k, v, bias, seen, options):
     group = q.shape[1] // k.shape[1]
     alone = torch.arange(q.shape[1])[:, None, None] % group == 0
     each = k.repeat_interleave(group, dim=1)
-    return attend(q, torch.where(alone, each, each.detach()), v.repeat_interleave(group, dim=1), bias, _seen(q, k, options))
+    return attend(q, torch.where(alone, each, each.detach()), v.repeat_interleave(group, dim=1), bias, seen)
 
 
-@attention.mistake("backward forgets the scale in dQ")
-def _(q, k, v, bias=None, **options):
-    seen = _seen(q, k, options)
+@_mistake("backward forgets the scale in dQ")
+def _(q, k, v, bias, seen, options):
     longer = q.detach() + (q - q.detach()) * q.shape[-1] ** 0.5
     return attend(longer, k, v, bias, seen)
 
 
-@attention.mistake("backward leaves out the row sum of dO * O")
-def _(q, k, v, bias=None, **options):
-    seen = _seen(q, k, options)
+@_mistake("backward leaves out the row sum of dO * O")
+def _(q, k, v, bias, seen, options):
     group = q.shape[1] // k.shape[1]
     kk, vv = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
     score = (q @ kk.mT * q.shape[-1] ** -0.5 + (0 if bias is None else bias)).masked_fill(~seen, -torch.inf)
@@ -361,13 +591,13 @@ def _(q, k, v, bias=None, **options):
     return weight @ vv / torch.where(total > 0, total, 1.0)
 
 
-@attention.mistake("backward leaves the last row of dV at zero")
-def _(q, k, v, bias=None, **options):
+@_mistake("backward leaves the last row of dV at zero")
+def _(q, k, v, bias, seen, options):
     last = (torch.arange(v.shape[2]) == v.shape[2] - 1)[:, None]
-    return attend(q, k, torch.where(last, v.detach(), v), bias, _seen(q, k, options))
+    return attend(q, k, torch.where(last, v.detach(), v), bias, seen)
 
 
-@attention.mistake("gradients are one per cent too large")
-def _(q, k, v, bias=None, **options):
-    out = attend(q, k, v, bias, _seen(q, k, options))
+@_mistake("gradients are one per cent too large")
+def _(q, k, v, bias, seen, options):
+    out = attend(q, k, v, bias, seen)
     return out.detach() + 1.01 * (out - out.detach())
