@@ -16,6 +16,8 @@ variants = {"tile_16": {"tile": 16}, "tile_64": {"tile": 64}}
 
 
 def prepare(case, tile: int = 64):
+    if case.slopes or case.blocks or case.documents:
+        raise Unsupported("knows a bias and visibility by place only: no ALiBi, blocks or documents")
     first, end = reach(case)
     tiles = []
     for rows in cut(0, case.n, tile):

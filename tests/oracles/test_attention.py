@@ -30,17 +30,41 @@ def sees(i: int, j: int, case: Case) -> bool:
         return True
     if case.visibility == "sliding_window":
         return 0 <= place - j <= case.window - 1
+    if case.visibility == "lambda" and j >= case.sinks:
+        return 0 <= place - j <= case.window - 1
     return j <= place
 
 
-def mask(case: Case) -> Tensor:
-    return torch.tensor([[sees(i, j, case) for j in range(case.m)] for i in range(case.n)])
+def mask(case: Case, x: Bunch) -> Tensor:
+    """[b h n m], key by key."""
+    by_place = torch.tensor([[sees(i, j, case) for j in range(case.m)] for i in range(case.n)])
+    shown = by_place.repeat(case.b, case.h, 1, 1)
+    past = case.m - case.n
+    for i, j in by_place.nonzero().tolist():
+        if "blocks" in x:
+            shown[:, :, i, j] &= x.blocks[:, i // case.block, j // case.block] == 1
+        if "documents" in x:
+            same = x.documents[:, i + past] == x.documents[:, j] if i + past >= 0 else torch.zeros(case.b, dtype=torch.bool)
+            shown[:, :, i, j] &= same[:, None]
+    return shown
+
+
+def added(case: Case, x: Bunch) -> Tensor:
+    """What is added to the scores, [h n m]; zeros stand for nothing."""
+    bias = x.get("bias", torch.zeros(case.h, case.n, case.m, dtype=torch.float64))
+    if "slopes" in x:
+        distance = torch.tensor([[abs(i + case.m - case.n - j) for j in range(case.m)] for i in range(case.n)])
+        bias = bias - x.slopes[:, None, None] * distance
+    return bias
+
+
+def doubled(x: Bunch) -> Bunch:
+    """With the slopes in float64 too: they are drawn in float32 whatever the case."""
+    return Bunch({name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in x.items()})
 
 
 def sdpa(x: Bunch, case: Case) -> Tensor:
-    shown = mask(case)
-    if "bias" in x:
-        shown = torch.zeros(1, case.h, case.n, case.m, dtype=torch.float64).masked_fill(~shown, -torch.inf) + x.bias
+    shown = added(case, x).expand(case.b, -1, -1, -1).masked_fill(~mask(case, x), -torch.inf)
     return F.scaled_dot_product_attention(x.q, x.k, x.v, attn_mask=shown, enable_gqa=case.h != case.g)
 
 
@@ -49,7 +73,7 @@ def sdpa(x: Bunch, case: Case) -> Tensor:
 @each_case
 def test_values_and_gradients_are_those_of_sdpa(name: str, family: str, agree: Any) -> None:
     case = attention.case(name, torch.float64)
-    x = attention.inputs(case, family, cotangents=True)
+    x = doubled(attention.inputs(case, family, cotangents=True))
     leaves = Bunch({name: x[name].requires_grad_() for name in attention.differentiable(case)})
     ours, theirs = attention.reference(leaves, case).out, sdpa(leaves, case)
     agree(ours, theirs)
@@ -62,10 +86,9 @@ def test_values_and_gradients_are_those_of_sdpa(name: str, family: str, agree: A
 @each_case
 def test_values_are_those_of_flex_attention(name: str, family: str, agree: Any) -> None:
     case = attention.case(name, torch.float64)
-    x = attention.inputs(case, family)
-    # A bias that is 0 everywhere stands for no bias.
-    bias, shown = x.get("bias", torch.zeros(case.h, case.n, case.m, dtype=torch.float64)), mask(case)
-    blocks = create_block_mask(lambda b, h, i, j: shown[i, j], None, None, case.n, case.m, device="cpu")
+    x = doubled(attention.inputs(case, family))
+    bias, shown = added(case, x), mask(case, x)
+    blocks = create_block_mask(lambda b, h, i, j: shown[b, h, i, j], case.b, case.h, case.n, case.m, device="cpu")
     theirs = flex_attention(x.q, x.k, x.v, lambda score, b, h, i, j: score + bias[h, i, j], blocks, enable_gqa=case.h != case.g)
     agree(attention.reference(x, case).out, theirs)
 
