@@ -40,6 +40,14 @@ FACTS: dict[str, tuple[Callable[[Any], bool], str]] = {
         ),
         'variants = {"tile_16": {"tile": 16}, "tile_64": {"tile": 64}}',
     ),
+    "requires": (
+        lambda fact: isinstance(fact, tuple | list) and all(isinstance(one, str) for one in fact),
+        'requires = ("triton",)',
+    ),
+    "compiles": (
+        lambda fact: isinstance(fact, dict) and all(isinstance(sizes, dict) for sizes in fact.values()),
+        'compiles = {"wide": {"n": 2048, "d": 128}}',
+    ),
     "deterministic": (lambda fact: isinstance(fact, bool), "deterministic = True"),
 }
 

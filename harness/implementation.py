@@ -3,6 +3,8 @@
 It is loaded in a worker only. What it returns is looked at before its values are: type, shape, dtype, device.
 """
 
+import importlib.util
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,9 +20,12 @@ from harness.spec import DTYPES, GRADIENT, Bunch, Case, Spec
 class Implementation:
     """One file that claims to compute a spec, under one of its variants."""
 
-    def __init__(self, spec: Spec, prepare: Callable[..., Any], variant: Mapping[str, Any], gradients: bool):
+    def __init__(
+        self, spec: Spec, prepare: Callable[..., Any], variant: Mapping[str, Any], gradients: bool, deterministic: bool = False
+    ):
         self.spec = spec
         self.gradients = gradients  # whether it claims to compute them
+        self.deterministic = deterministic  # whether it claims equal bits for equal inputs
         self._prepare = prepare
         self._variant = variant
         self._prepared: dict[Case, Any] = {}
@@ -32,13 +37,14 @@ class Implementation:
         item = catalogue.implementation(cell.spec, cell.implementation)
         facts = item.facts
         _check_facts(facts, cell)
+        _choose_triton(cell.device)
         module = catalogue.load(item.path)
         attribute = cell.implementation.partition(":")[2] or "prepare"
         if not callable(prepare := getattr(module, attribute, None)):
             raise ContractError(f"{item.path.name} has no function {attribute}(case)")
         claim = facts.get("gradients", False)
         gradients = claim if isinstance(claim, bool) else cell.device in claim
-        return cls(spec, prepare, facts.get("variants", {}).get(cell.variant, {}), gradients)
+        return cls(spec, prepare, facts.get("variants", {}).get(cell.variant, {}), gradients, facts.get("deterministic", False))
 
     def prepare(self, case: Case) -> Any:
         """What the implementation made for this case: a function of the inputs, or an nn.Module."""
@@ -62,10 +68,13 @@ class Implementation:
 
     def outputs(self, x: Mapping[str, Tensor], case: Case) -> Bunch:
         """Outputs by name; ContractError where they are not what the contract says."""
+        return self._named(self.answer(x, case), case)
+
+    def answer(self, x: Mapping[str, Tensor], case: Case) -> Any:
+        """Whatever it returns for these inputs."""
         call = self.model(x, case) if self.spec.parameters else self.prepare(case)
         given = [t for t in self.spec.given(case) if "." not in t.name]
-        answer = call(*[x[t.name] for t in given if not t.optional], **{t.name: x[t.name] for t in given if t.optional})
-        return self._named(answer, case)
+        return call(*[x[t.name] for t in given if not t.optional], **{t.name: x[t.name] for t in given if t.optional})
 
     def outputs_and_gradients(self, x: Mapping[str, Tensor], case: Case, wanted: Sequence[str]) -> Bunch:
         """Outputs by name, and `q.grad` for each of the wanted inputs q, for the cotangents `out.grad` in `x`.
@@ -111,8 +120,19 @@ def _check_facts(facts: Mapping[str, Any], cell: Cell) -> None:
         raise Unsupported(f"runs on {' and '.join(devices)}, not on {cell.device}")
     if cell.dtype and cell.dtype not in (dtypes := facts.get("dtypes", tuple(DTYPES))):
         raise Unsupported(f"takes {', '.join(dtypes)}, not {cell.dtype}")
+    absent = [library for library in facts.get("requires", ()) if importlib.util.find_spec(library) is None]
+    if absent:
+        raise Unsupported(f"needs {' and '.join(absent)}, which is not installed (harness doctor says how to get it)")
     if cell.variant and cell.variant not in facts.get("variants", {}):
         raise ContractError(f"no variant {cell.variant!r}.{catalogue.suggestion(cell.variant, facts.get('variants', {}))}")
+
+
+def _choose_triton(device: str) -> None:
+    """Kernels are interpreted on the CPU: Triton wants to know before it is imported."""
+    if device == "cpu":
+        os.environ["TRITON_INTERPRET"] = "1"
+    else:
+        os.environ.pop("TRITON_INTERPRET", None)
 
 
 def _check_output(tensor: Any, got: Any, case: Case) -> None:

@@ -197,7 +197,7 @@ def _check_implementations(chosen: Selection) -> None:
 def _check_patterns(kind: str, patterns: str, known: Iterable[str]) -> None:
     known = list(known)
     for pattern in filter(None, patterns.split(",")):
-        if not fnmatch.filter(known, pattern):
+        if pattern != "*" and not fnmatch.filter(known, pattern):
             raise WrongRequest(f"no {kind} named {pattern!r}.{catalogue.suggestion(pattern, known)}")
 
 
