@@ -70,7 +70,8 @@ def test_a_product_of_halves_without_tensor_cores_is_a_complaint() -> None:
 
 def test_the_driver_is_put_back_and_nothing_is_run() -> None:
     assert said(
-        "from triton.runtime.driver import driver\nfrom triton.runtime.jit import JITFunction\nbefore = driver._active, JITFunction.run\n"
+        "from triton.runtime.driver import driver\nfrom triton.runtime.jit import JITFunction\n"
+        "before = driver._active, JITFunction.run\n"
         "out = torch.full((64, 64), 7.0)\n"
         "kernels.compiled(lambda: product[(1,)](out, out, out, 16), 'sm_80')\n"
         "print((driver._active, JITFunction.run) == before, bool((out == 7).all()))"
