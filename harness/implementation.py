@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness import Unsupported, catalogue
+from harness import Unsupported, asking, catalogue
 from harness.cell import Cell
 from harness.contract import ContractError
 from harness.spec import DTYPES, GRADIENT, Bunch, Case, Spec
@@ -33,18 +33,23 @@ class Implementation:
     @classmethod
     def of(cls, cell: Cell) -> "Implementation":
         """Load the implementation that a cell names; Unsupported where its facts exclude the cell."""
-        spec = catalogue.load_spec(cell.spec)
-        item = catalogue.implementation(cell.spec, cell.implementation)
-        facts = item.facts
-        _check_facts(facts, cell)
+        claimed = claims(cell)
         _choose_triton(cell.device)
+        item = catalogue.implementation(cell.spec, cell.implementation)
         module = catalogue.load(item.path)
         attribute = cell.implementation.partition(":")[2] or "prepare"
         if not callable(prepare := getattr(module, attribute, None)):
             raise ContractError(f"{item.path.name} has no function {attribute}(case)")
-        claim = facts.get("gradients", False)
-        gradients = claim if isinstance(claim, bool) else cell.device in claim
-        return cls(spec, prepare, facts.get("variants", {}).get(cell.variant, {}), gradients, facts.get("deterministic", False))
+        variant = item.facts.get("variants", {}).get(cell.variant, {})
+        return cls(catalogue.load_spec(cell.spec), prepare, variant, **claimed)
+
+    def ways(self, case: Case, family: str, seed: int, form: str) -> tuple[dict[str, Bunch], str]:
+        """Its answers by the way of asking, see `asking.ways`."""
+        return asking.ways(self, case, family, seed, form)
+
+    def answered(self, x: Mapping[str, Tensor], case: Case, wrt: list[str]) -> Bunch:
+        """Its answer to a question of a law, see `asking.answered`."""
+        return asking.answered(self, x, case, wrt)
 
     def prepare(self, case: Case) -> Any:
         """What the implementation made for this case: a function of the inputs, or an nn.Module."""
@@ -112,6 +117,17 @@ class Implementation:
         for tensor, got in zip(contract, answers, strict=True):
             _check_output(tensor, got, case)
         return Bunch(zip((t.name for t in contract), answers, strict=True))
+
+
+def claims(cell: Cell) -> dict[str, bool]:
+    """Whether the implementation of a cell claims gradients and determinism; Unsupported where its facts exclude the cell."""
+    facts = catalogue.implementation(cell.spec, cell.implementation).facts
+    _check_facts(facts, cell)
+    gradients = facts.get("gradients", False)
+    return {
+        "gradients": gradients if isinstance(gradients, bool) else cell.device in gradients,
+        "deterministic": facts.get("deterministic", False),
+    }
 
 
 def _check_facts(facts: Mapping[str, Any], cell: Cell) -> None:

@@ -14,6 +14,8 @@ from harness.cell import OK, WRONG, Answer
 ELEMENT = 4.0
 GRADES = ("A", "B")
 FEW = 6
+# Axes along which there is a first wrong element: queries or time steps, and keys.
+TIME = ("n", "m")
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,13 @@ def judge(
     dtype: torch.dtype,
     axes: Mapping[str, Sequence[str]],
     seed: int = 0,
+    sides: bool = False,
 ) -> Verdict:
     """Compare answers with that of `function` on the same inputs, within its rounding budget.
 
     `answers` are named tensors for each way in which the question was put (the plain one has no name); the worst counts.
-    `axes` names the axes of each result, for the message.
+    `axes` names the axes of each result, for the message. With `sides`, results are differences of two sides of a law, and the
+    message is about the first that is too large, not about the worst.
     """
     if not answers or not all(answers.values()):
         return Verdict(float("inf"), "", {}, "  nothing was compared")
@@ -64,15 +68,28 @@ def judge(
         return Verdict(max(scores.values()), grade, scores)
     # The first way that fails is the one to be told: what fails plainly fails otherwise too.
     way = next(way for way, of in by_way.items() if max(of.values()) > 1)
-    worst = max(strict[way], key=lambda name: strict[way][name])
+    told = max(strict[way], key=lambda name: strict[way][name])
+    if sides:
+        failing = [name for name in truth if by_way[way][name] > 1]
+        told = failing[0]
     note = _difference(
-        worst, answers[way][worst].cpu(), truth[worst], allowed[worst], axes.get(worst, ()), strict[way][worst], dtype
+        told, answers[way][told].cpu(), truth[told], allowed[told], axes.get(told, ()), strict[way][told], dtype, sides
     )
+    if sides and len(failing) > 1:
+        others = dict.fromkeys(name.split()[0] for name in failing[1:])
+        note += f"\n  {len(failing)} of {len(truth)} comparisons fail; the others are of {', '.join(others)}"
     return Verdict(max(scores.values()), "", scores, note + (f"\n  only {way}; plainly asked it is right" if way else ""))
 
 
 def _difference(
-    name: str, got: Tensor, truth: Tensor, budget: Tensor, axes: Sequence[str], score: float, dtype: torch.dtype
+    name: str,
+    got: Tensor,
+    truth: Tensor,
+    budget: Tensor,
+    axes: Sequence[str],
+    score: float,
+    dtype: torch.dtype,
+    sides: bool = False,
 ) -> str:
     """The lines that say where a result is off, and by how much."""
     if truth.numel() == 0:
@@ -84,10 +101,11 @@ def _difference(
     at = torch.unravel_index(off.argmax(), off.shape)
     index = " ".join(f"{axis}={int(i)}" for axis, i in zip(axes, at, strict=True)) if axes else ", ".join(str(int(i)) for i in at)
     wrong = off > ELEMENT
+    what = f"{name}: the sides of the law differ by {got[at]:.6g} at {index}" if sides else ""
     lines = [
-        f"  {name}[{index}] is {got[at]:.6g}, but should be {truth[at]:.6g}",
+        f"  {what or f'{name}[{index}] is {got[at]:.6g}, but should be {truth[at]:.6g}'}",
         f"  score {score:.2g}, allowed 1 (rounding budget of {str(dtype).removeprefix('torch.')} on this input)",
-        f"  {_share(wrong)}{_confined(wrong, axes)}"
+        f"  {_share(wrong)}{_confined(wrong, axes)}{_first(wrong, axes, always=sides)}"
         if wrong.any()
         else "  no element stands out: all are a little off, in the same way",
     ]
@@ -117,6 +135,15 @@ def _confined(wrong: Tensor, axes: Sequence[str]) -> str:
                 said = ", ".join(map(str, where)) if len(where) <= FEW else f"{where[0]} ... {where[-1]}"
                 return f", all at {axes[dim]} = {said}"
     return ""
+
+
+def _first(wrong: Tensor, axes: Sequence[str], always: bool) -> str:
+    """From which time on something is wrong, where it is not from the start."""
+    time = next((axis for axis in TIME if axis in axes), None)
+    if time is None or f" at {time} = " in _confined(wrong, axes):
+        return ""
+    first = int(wrong.movedim(axes.index(time), 0).flatten(1).any(1).nonzero()[0])
+    return f", the first at {time} = {first}" if first or always else ""
 
 
 def axes_of(spec: Any, case: Any) -> dict[str, Sequence[str]]:

@@ -24,6 +24,8 @@ import torch
 from harness import Unsupported, catalogue
 from harness.cell import CRASHED, OUT_OF_MEMORY, UNSUPPORTED, WRONG, Answer, Cell, _finite
 from harness.contract import ContractError
+from harness.implementation import Implementation
+from harness.isolated import Said, Stand
 
 Progress = Callable[[float, str], None]
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
@@ -37,31 +39,42 @@ def serve(line: socket.socket, output: str, memory_bytes: int, threads: int) -> 
     _confine(output, memory_bytes, keep=line.fileno())
     torch.set_num_threads(threads)
     here, process = os.getcwd(), os.getpid()
+    stand = Stand(answer_to, hidden=[line.fileno()])
     for question in line.makefile("rb"):
         cell = Cell(**json.loads(question))
         began = time.perf_counter()
-        answer = asked(cell, _reporter(line))
+        answer = asked(cell, _reporter(line), stand)
         if os.getpid() != process:
             os._exit(0)  # a child that the implementation forked and let come back: it has no say
         os.chdir(here)
         _send(line, {"answer": _finite(asdict(answer)), "key": cell.key, "time_s": time.perf_counter() - began})
 
 
-def asked(cell: Cell, progress: Progress = lambda fraction, doing: None) -> Answer:
-    """The answer to a cell; nothing that the implementation raises comes out of here."""
-    try:
-        from harness.implementation import Implementation
+def asked(cell: Cell, progress: Progress = lambda fraction, doing: None, stand: Stand | None = None) -> Answer:
+    """The answer to a cell; nothing that the implementation raises comes out of here.
 
-        suite = catalogue.load(catalogue.find("suite", cell.suite).path)
-        return suite.measure(cell, Implementation.of(cell), progress)
-    except Unsupported as reason:
-        return Answer(UNSUPPORTED, {}, _first_line(reason))
-    except ContractError as error:
-        return Answer(WRONG, {}, str(error))
+    A suite that only judges says `isolated = True`: what it judges is then loaded in the other process, on the `stand`.
+    """
+    try:
+        item = catalogue.find("suite", cell.suite)
+        apart = stand if item.facts.get("isolated") else None
+        contestant = apart.contestant(cell) if apart else Implementation.of(cell)
+        return catalogue.load(item.path).measure(cell, contestant, progress)
     except BaseException as error:
-        if _ran_out_of_memory(error):
-            return Answer(OUT_OF_MEMORY, {}, f"asked for more memory than allowed: {type(error).__name__} at {_place(error)}")
-        return Answer(CRASHED, {}, f"{_described(error)}, at {_place(error)}")
+        return answer_to(error)
+
+
+def answer_to(error: BaseException) -> Answer:
+    """What an error means for the cell in which it was raised."""
+    if isinstance(error, Said):
+        return error.answer
+    if isinstance(error, Unsupported):
+        return Answer(UNSUPPORTED, {}, _first_line(error))
+    if isinstance(error, ContractError):
+        return Answer(WRONG, {}, str(error))
+    if _ran_out_of_memory(error):
+        return Answer(OUT_OF_MEMORY, {}, f"asked for more memory than allowed: {type(error).__name__} at {_place(error)}")
+    return Answer(CRASHED, {}, f"{_described(error)}, at {_place(error)}")
 
 
 def _confine(output: str, memory_bytes: int, keep: int) -> None:

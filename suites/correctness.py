@@ -13,6 +13,7 @@ from harness.spec import DTYPES
 
 settings = {"family": "*", "law": "*"}
 limits = {"timeout": 60.0, "memory": 8.0}
+isolated = True  # what is judged stands in a process of its own
 
 
 def plan(selection: Selection) -> Iterator[Cell]:

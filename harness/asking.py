@@ -1,0 +1,171 @@
+"""How a question is put to an implementation, beside it in its own process: in memory that tells nothing, more ways than one.
+
+Nothing is judged here but the manners: it may not write into its inputs, return them, use memory twice or replace a clock.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from harness import Unsupported
+from harness.contract import ContractError
+from harness.spec import Bunch, Case
+
+if TYPE_CHECKING:
+    from harness.implementation import Implementation
+
+# How often what is declared deterministic is asked again.
+REPEATS = 3
+# What measures and compares; code under test has no business with it.
+INSTRUMENTS = [(time, name) for name in ("time", "perf_counter", "perf_counter_ns", "monotonic", "process_time", "sleep")] + [
+    (torch, name) for name in ("equal", "allclose", "isclose", "empty", "empty_like", "use_deterministic_algorithms")
+]
+_GENUINE = [getattr(module, name) for module, name in INSTRUMENTS]
+
+
+def ways(contestant: "Implementation", case: Case, family: str, seed: int, form: str) -> tuple[dict[str, Bunch], str]:
+    """The answers by the way of asking (the plain one has no name), and a note where one way was refused.
+
+    Each must be the right answer. ContractError where the manners are bad.
+    """
+    spec = contestant.spec
+    wrt = spec.differentiable(case) if contestant.gradients and form == "whole" else []
+    drawn = spec.inputs(case, family, seed, cotangents=bool(wrt))
+    if form == "step":
+        return {"": kept(_step_by_step(contestant, _placed(drawn, case), case))}, ""
+    got, held, refused = {}, [], ""
+    others = spec.inputs(case, family, seed + 1, cotangents=bool(wrt))
+    for way, x, answer in _each_way(contestant, case, drawn, others, wrt):
+        if isinstance(answer, Exception):
+            refused = f"takes contiguous inputs only: where they are strided it raises {type(answer).__name__}: {answer}"[:300]
+            continue
+        got[way] = kept(answer)
+        held.append((answer, got[way]))
+        _check_manners(drawn, x, answer)
+    for answer, copy in held:
+        if changed_later := [name for name in copy if not _same(answer[name].detach().cpu(), copy[name])]:
+            raise ContractError(f"its answer {changed_later[0]} changes when it is called again: it uses the memory twice")
+    # One family is enough: races do not depend on values.
+    if contestant.deterministic and family == "normal":
+        _check_repeats(contestant, case, drawn, wrt)
+    return got, refused
+
+
+def answered(contestant: "Implementation", x: Mapping[str, Tensor], case: Case, wrt: list[str]) -> Bunch:
+    """Copies of the outputs, and of the gradients that are wanted, for inputs placed on the device."""
+    with torch.set_grad_enabled(bool(wrt)):
+        return kept(_asked(contestant, Bunch({name: t.to(case.device).contiguous() for name, t in x.items()}), case, wrt))
+
+
+def kept(answer: Bunch) -> Bunch:
+    """A copy that no later call can write into."""
+    return Bunch({name: tensor.detach().cpu().clone() for name, tensor in answer.items()})
+
+
+def _each_way(
+    contestant: "Implementation", case: Case, drawn: Bunch, others: Bunch, wrt: list[str]
+) -> Iterator[tuple[str, Bunch, Any]]:
+    """The ways of asking, each with the inputs as given and the answer, or the error of one that refuses strided inputs.
+
+    Plainly, in memory that held another question just before (nothing may be remembered by address or shape); with strided
+    inputs, new memory poisoned, and gradients of some inputs only; and without gradients.
+    """
+    x = _placed(others, case)
+    _asked(contestant, x, case, wrt)
+    for name, tensor in drawn.items():
+        x[name].detach().copy_(tensor)
+    yield "", x, _asked(contestant, x, case, wrt)
+    strided = Bunch({name: _strided(tensor) for name, tensor in _placed(drawn, case).items()})
+    try:
+        with _poisoned_memory():
+            answer: Any = _asked(contestant, strided, case, wrt[1::2] or wrt)
+    except (RuntimeError, ValueError, AssertionError, TypeError, Unsupported) as error:
+        if isinstance(error, torch.OutOfMemoryError) or "memory" in str(error):
+            raise
+        answer = error
+    yield "with strided inputs", strided, answer
+    if wrt:
+        with torch.no_grad():
+            answer = contestant.outputs(x, case)
+        yield "without gradients", x, answer
+
+
+def _asked(contestant: "Implementation", x: Bunch, case: Case, wrt: list[str]) -> Bunch:
+    return contestant.outputs_and_gradients(x, case, wrt) if wrt else contestant.outputs(x, case)
+
+
+def _check_manners(drawn: Bunch, x: Bunch, answer: Bunch) -> None:
+    if written := [name for name in drawn if not _same(drawn[name], x[name].detach().cpu())]:
+        raise ContractError(f"it writes into its input {written[0]}")
+    given = {tensor.untyped_storage().data_ptr(): name for name, tensor in x.items() if tensor.numel()}
+    for name, tensor in answer.items():
+        # The gradient of a sum is its cotangent, and autograd gives the very tensor.
+        if "." not in name and (of := given.get(tensor.untyped_storage().data_ptr())):
+            raise ContractError(f"its answer {name} is a view of its input {of}: who writes into the one changes the other")
+    for (module, name), genuine in zip(INSTRUMENTS, _GENUINE, strict=True):
+        if getattr(module, name) is not genuine:
+            raise ContractError(f"it replaces {module.__name__}.{name}")
+
+
+def _check_repeats(contestant: "Implementation", case: Case, drawn: Bunch, wrt: list[str]) -> None:
+    """What is declared deterministic gives the same bits when the same question is put again."""
+    first = kept(_asked(contestant, _placed(drawn, case), case, wrt))
+    for _ in range(REPEATS):
+        again = kept(_asked(contestant, _placed(drawn, case), case, wrt))
+        for name, tensor in first.items():
+            if unlike := int((_bytes(tensor) != _bytes(again[name])).any(-1).sum()):
+                raise ContractError(
+                    f"it declares deterministic = True, but {name} is not the same when it is asked again: "
+                    f"{unlike} of {tensor.numel()} elements have other bits"
+                )
+
+
+def _step_by_step(contestant: "Implementation", x: Bunch, case: Case) -> Bunch:
+    """Logits [b n v] of a model that is given one token at a time, and nothing else but its own state."""
+    model: Any = contestant.model(x, case)
+    if not hasattr(model, "step"):
+        raise Unsupported("has no step form: its module has no method step(ids[b], state) -> (logits[b v], state)")
+    state, logits = None, []
+    with torch.no_grad():
+        for ids in x.ids.unbind(1):
+            one, state = model.step(ids, state)
+            logits.append(one)
+    return Bunch(logits=torch.stack(logits, 1))
+
+
+def _placed(x: Bunch, case: Case) -> Bunch:
+    return Bunch({name: tensor.clone().to(case.device) for name, tensor in x.items()})
+
+
+def _strided(tensor: Tensor) -> Tensor:
+    """The same values with gaps between them, and the first two axes exchanged in memory."""
+    if not tensor.dim():
+        return tensor
+    roomy = torch.full((*tensor.shape[:-1], 2 * tensor.shape[-1]), 7, dtype=tensor.dtype, device=tensor.device)
+    if tensor.dim() > 2:
+        roomy = roomy.transpose(0, 1).contiguous().transpose(0, 1)
+    return roomy[..., ::2].copy_(tensor)
+
+
+@contextmanager
+def _poisoned_memory() -> Iterator[None]:
+    """New memory is NaN: what is returned unwritten shows. (This is torch's own fill of uninitialized memory.)"""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return torch.equal(one.nan_to_num(), other.nan_to_num())
+
+
+def _bytes(x: Tensor) -> Tensor:
+    """The bytes of each element."""
+    return x.reshape(-1, 1).contiguous().view(torch.uint8)
