@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FORMATS = ("text", "markdown", "csv", "latex", "html")
+# Columns that name whom a row is about, and those that say what was judged; the latter are left out on a screen.
+SUBJECTS = ("implementation", "model")
+PROVENANCE = ("code", "definition", "versions")
+DIGITS = 8
 ENDINGS = {"markdown": "md", "csv": "csv"}
 
 
@@ -19,7 +23,22 @@ def tables(suite: ModuleType, records: Sequence[Record]) -> "Mapping[str, pd.Dat
     """The tables of a suite; records of nothing make no table."""
     if not records:
         raise ValueError("no records, so no table")
-    return suite.table(records)
+    return {title: _with_provenance(frame, records) for title, frame in suite.table(records).items()}
+
+
+def _with_provenance(frame: "pd.DataFrame", records: Sequence[Record]) -> "pd.DataFrame":
+    """Beside each row, what was judged: digests of code and definition, and the versions below them."""
+    subjects = next((column for column in SUBJECTS if column in frame.columns), None)
+    if subjects is None:
+        return frame
+    of: dict[str, dict[str, dict[str, None]]] = {}
+    for record in records:
+        said = of.setdefault(record.cell.subject, {name: {} for name in PROVENANCE})
+        said["code"][record.digests.get("implementation", "?")[:DIGITS]] = None
+        said["definition"][record.digests.get("spec", "?")[:DIGITS]] = None
+        said["versions"][", ".join(f"{name} {version}" for name, version in record.versions.items())] = None
+    columns = {name: [" and ".join(of.get(subject, {}).get(name, {})) for subject in frame[subjects]] for name in PROVENANCE}
+    return frame.assign(**columns)
 
 
 def render(frames: "Mapping[str, pd.DataFrame]", form: str) -> str:
@@ -115,7 +134,7 @@ def _one(title: str, frame: "pd.DataFrame", form: str) -> list[str]:
     frame = _merged(frame)
     match form:
         case "text":
-            return [title, _tabulated(frame, "simple")]
+            return [title, _tabulated(frame[[name for name in frame.columns if name not in PROVENANCE]], "simple")]
         case "markdown":
             return [f"## {title}", _tabulated(frame, "pipe")]
         case "latex":

@@ -1,0 +1,40 @@
+"""Tables name what was judged: digests and versions beside every row, where a table is published."""
+
+from types import SimpleNamespace
+
+import pandas as pd
+
+from harness import report
+from harness.cell import Cell, Record
+
+
+def record(implementation: str, digest: str, torch: str = "2.13.0") -> Record:
+    cell = Cell("correctness", "rotary", implementation, case="plain", dtype="float32")
+    digests = {"spec": "5bec0ffee", "implementation": digest}
+    return Record(cell, "ok", {}, "", digests, "here", {"torch": torch}, 0.1, "2026-01-01T00:00:00+00:00", "0")
+
+
+def suite(column: str = "implementation") -> SimpleNamespace:
+    def table(records):
+        return {"rotary": pd.DataFrame([{column: name} for name in dict.fromkeys(r.cell.subject for r in records)])}
+
+    return SimpleNamespace(table=table)
+
+
+def test_each_row_names_the_code_the_definition_and_the_versions():
+    frame = report.tables(suite(), [record("one", "aaaaaaaaaa"), record("two", "bbbbbbbbbb")])["rotary"]
+    assert frame.code.tolist() == ["aaaaaaaa", "bbbbbbbb"]
+    assert set(frame.definition) == {"5bec0ffe"}
+    assert set(frame.versions) == {"torch 2.13.0"}
+
+
+def test_a_row_of_mixed_origin_says_so():
+    frame = report.tables(suite("model"), [record("one", "a"), record("one", "b", "2.14.0")])["rotary"]
+    assert frame.code.tolist() == ["a and b"]
+    assert frame.versions.tolist() == ["torch 2.13.0 and torch 2.14.0"]
+
+
+def test_a_screen_is_spared_the_digests():
+    frames = report.tables(suite(), [record("one", "aaaaaaaaaa")])
+    assert "aaaaaaaa" not in report.render(frames, "text")
+    assert "aaaaaaaa" in report.render(frames, "markdown")
