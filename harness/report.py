@@ -16,7 +16,6 @@ FORMATS = ("text", "markdown", "csv", "latex", "html")
 SUBJECTS = ("implementation", "model")
 PROVENANCE = ("code", "definition", "versions")
 DIGITS = 8
-ENDINGS = {"markdown": "md", "csv": "csv"}
 
 
 def tables(suite: ModuleType, records: Sequence[Record]) -> "Mapping[str, pd.DataFrame]":
