@@ -53,7 +53,7 @@ def measure(cell: Cell, contestant: Implementation, progress: Any = None) -> Ans
 def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
     """For each target, a row a kernel: what it takes, in each implementation, shape and dtype."""
     frames: dict[str, list[dict[str, Any]]] = {}
-    for record in records:
+    for record in sorted(records, key=lambda r: (r.cell.subject, r.cell.case, r.cell.dtype)):
         cell = record.cell
         about = {"implementation": cell.subject, "shape": cell.case, "dtype": cell.dtype}
         rows = frames.setdefault(str(cell.settings["target"]), [])

@@ -59,7 +59,10 @@ def hidden_too(case, by_place, blocks: Tensor | None = None, documents: Tensor |
         if blocks is not None:
             visible = visible & (blocks[head, query // case.block, key // case.block] > 0)
         if documents is not None:
-            visible = visible & (documents[batch, query + past] == documents[batch, key])
+            # A query before the first key is of no document; its place must not be looked up from the end.
+            place = query + past
+            own = documents[batch, place.clamp(min=0)]
+            visible = visible & (own == documents[batch, key]) & (place >= 0)
         return visible
 
     return seen
