@@ -1,20 +1,38 @@
-"""Judges the judge: are the known mistakes of a spec caught, and does the reference obey its own laws?
+"""Judges the judge: are wrong functions caught, and does the reference obey its own laws?
 
-A mistake is a wrong reference; it plays the implementation, in float64, with its results stored in the tested dtype.
+Wrong are the known mistakes of a spec and the automatic mutants of its reference (`mutants`). Each plays the implementation,
+in float64, with its results stored in the tested dtype, and is caught, or survives. A mutant that is no mistake is named in
+`EQUIVALENT` beside the reference, with the argument why; followed by ", bfloat16" if it is none in that dtype. Nothing leaves
+the denominator.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from harness import compare, rounding
+from harness import catalogue, compare, elsewhere, mutants, plan, rounding
 from harness.implementation import Implementation
-from harness.judge import changed
-from harness.spec import GRADIENT, Bunch, Case, Law, Mistake, Spec, dice
+from harness.judge import Run, paired
+from harness.spec import DTYPES, Bunch, Case, Law, Mistake, Spec, dice
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+OURS = "the budget"
+JUDGES = (OURS, *elsewhere.RULES)
+# In this order one says more of a wrong function than another, where they differ between dtypes.
+STATUSES = ("equivalent", "caught", "survived")
+PLAIN = "plain code"
+DEFAULT = ("float32", "bfloat16")
+# What may be said of an audit, and the values that are known beforehand.
+WORDS = {"case": (), "family": (), "dtype": tuple(DTYPES), "detail": ("first", "full"), "results": ()}
 
 
 @dataclass
@@ -35,6 +53,19 @@ class Question:
         return rounding.truth(self._function(), dict(self.x))
 
     @cached_property
+    def plain(self) -> dict[str, Tensor]:
+        """What the reference answers when it is run in the tested dtype; in float32, or as it is, where it cannot be."""
+        for dtype in (self.case.dtype, torch.float32):
+            x = {name: t.to(dtype) if t.dtype == self.case.dtype else t for name, t in self.x.items()}
+            same = lambda y, d=dtype: {n: t.to(d) for n, t in self.spec.reference(y, self.case).items()}  # noqa: E731
+            try:
+                found = rounding.with_gradients(same, self.spec.differentiable(self.case))(x)
+            except (RuntimeError, NotImplementedError):
+                continue
+            return {name: tensor.detach().to(self.case.dtype) for name, tensor in found.items()}
+        return {name: tensor.to(self.case.dtype) for name, tensor in self.truth.items()}
+
+    @cached_property
     def strict(self) -> dict[str, Tensor]:
         """The budget of grade A."""
         return self._budget(low=False)
@@ -44,12 +75,32 @@ class Question:
         """The budget of grade B."""
         return self._budget(low=True)
 
+    def answer(self, mistake: Mistake) -> dict[str, Tensor]:
+        """What a wrong function returns, its gradients too, stored in the tested dtype."""
+        wrong = rounding.truth(self._function(mistake), dict(self.x))
+        return {name: tensor.to(self.case.dtype) for name, tensor in wrong.items()}
+
     def score(self, mistake: Mistake) -> float:
         """The score of a mistake: above 1 it is caught. The lenient budget decides where the strict one is exceeded."""
-        wrong = rounding.truth(self._function(mistake), dict(self.x))
-        kept = {name: tensor.to(self.case.dtype) for name, tensor in wrong.items()}
-        score = self._worst(kept, self.strict)
-        return min(score, self._worst(kept, self.lenient)) if score > 1 else score
+        return self._score(self.answer(mistake))
+
+    def fails(self, mistake: Mistake, judges: Sequence[str]) -> tuple[dict[str, bool], float, str]:
+        """Which of these judges catch a wrong function, its score (0 if it answers as the reference does), and how it fails."""
+        try:
+            got = self.answer(mistake)
+        except Exception as error:
+            return dict.fromkeys(judges, True), float("inf"), f"raises {type(error).__name__}"
+        if any(got[name].shape != self.truth[name].shape for name in got):
+            return dict.fromkeys(judges, True), float("inf"), "has another shape"
+        verdicts, score = self.rejects(got, judges)
+        return verdicts, score, f"score {score:.2g}"
+
+    def rejects(self, got: dict[str, Tensor], judges: Sequence[str]) -> tuple[dict[str, bool], float]:
+        """Which of these judges reject an answer, and its score; 0 where it is the reference's own, bit for bit."""
+        same = all(torch.equal(got[name], self.truth[name].to(got[name].dtype)) for name in got)
+        score = 0.0 if same or OURS not in judges else self._score(got)
+        rules = {name: rule for name, rule in elsewhere.RULES.items() if name in judges}
+        return {OURS: score > 1} | {name: not rule(got, self.truth, self.plain) for name, rule in rules.items()}, score
 
     def judged(self, contestant: Implementation) -> tuple[float, float]:
         """The scores of an implementation: against the strict budget, and against the one that decides."""
@@ -59,6 +110,10 @@ class Question:
         got = {name: tensor.detach() for name, tensor in answer.items()}
         strict = self._worst(got, self.strict)
         return strict, min(strict, self._worst(got, self.lenient)) if strict > 1 else strict
+
+    def _score(self, got: dict[str, Tensor]) -> float:
+        score = self._worst(got, self.strict)
+        return min(score, self._worst(got, self.lenient)) if score > 1 else score
 
     def _worst(self, got: dict[str, Tensor], budget: dict[str, Tensor]) -> float:
         return max(compare.score(got[name], self.truth[name], budget[name]) for name in got)
@@ -89,12 +144,326 @@ def caught(mistake: Mistake, asked: list[Question]) -> Iterator[tuple[Question, 
 def breaks(spec: Spec, law: Law, case: Case) -> float:
     """By how much the reference itself, in float64, fails a law, relative to what it compares."""
 
-    def run(given: Bunch, **changes: Any) -> Bunch:
-        return spec.reference(*changed(spec, case, given, changes))
+    def ask(inputs: Bunch, resized: Case, wrt: list[str]) -> Bunch:
+        plain: rounding.Function = lambda y: dict(spec.reference(y, resized))  # noqa: E731
+        return Bunch((rounding.with_gradients(plain, wrt) if wrt else plain)(inputs))
 
-    x = Bunch({n: t.double() if t.is_floating_point() else t for n, t in spec.inputs(case).items() if not n.endswith(GRADIENT)})
-    left, right = law.check(run, x, dice(spec.name, case.name, law.name))
-    left, right = (side if isinstance(side, tuple) else (side,) for side in (left, right))
-    if not all(one.numel() for one in left):
+    drawn = spec.inputs(case, cotangents=True)
+    x = Bunch({name: t.double() if t.is_floating_point() else t for name, t in drawn.items()})
+    sides = paired(law.check(Run(spec, case, ask), x, dice(spec.name, case.name, law.name))).values()
+    if not sides or not all(one.numel() for one, _ in sides):
         return float("inf")
-    return max(float((one - other).abs().max() / (1 + other.abs().max())) for one, other in zip(left, right, strict=True))
+    return max(float((one - other).abs().max() / (1 + other.abs().max())) for one, other in sides)
+
+
+@dataclass
+class Wrong:
+    """A wrong function of a spec in one dtype, and what became of it."""
+
+    spec: str
+    name: str
+    dtype: str
+    where: str  # file and line of a mutant
+    argument: str = ""  # why it is no mistake
+    # For each judge the first question that catches it: case, family, how; over all families, and over `normal` alone.
+    ever: dict[str, tuple[str, str, str]] = field(default_factory=dict)
+    normal: dict[str, tuple[str, str, str]] = field(default_factory=dict)
+    by: list[tuple[str, str]] = field(default_factory=list)  # each case and family by which the budget catches it, so far
+    closest: tuple[float, str, str] = (-1.0, "", "")
+
+    @property
+    def subject(self) -> str:
+        return f"{self.spec} {self.dtype}"
+
+    @property
+    def status(self) -> str:
+        return "caught" if OURS in self.ever else "equivalent" if self.argument else "survived"
+
+    @property
+    def raises(self) -> bool:
+        return self.status == "caught" and not self.ever[OURS][2].startswith("score")
+
+    def left(self, family: str, full: bool) -> list[str]:
+        """The judges to be asked in this family: those that have not caught it yet, and the budget always if all is wanted."""
+        caught = self.normal if family == "normal" else self.ever
+        return [judge for judge in ((OURS,) if self.argument else JUDGES) if judge not in caught or (full and judge == OURS)]
+
+    def heard(self, case: str, family: str, caught: Sequence[str], score: float, how: str) -> None:
+        for judge in caught:
+            self.ever.setdefault(judge, (case, family, how))
+            if family == "normal":
+                self.normal.setdefault(judge, (case, family, how))
+        if OURS in caught:
+            self.by.append((case, family))
+        elif score > self.closest[0]:
+            self.closest = (score, case, family)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One case of a spec in one dtype: what is asked together, and in one process."""
+
+    spec: str
+    dtype: str
+    case: str
+    families: tuple[str, ...]
+    size: int
+    before: int  # how many cases of the spec go before it
+
+    @property
+    def subject(self) -> str:
+        return f"{self.spec} {self.dtype}"
+
+
+@cache
+def wrong_functions(name: str) -> dict[str, Mistake]:
+    """The known mistakes of a spec, and the mutants of its reference."""
+    spec = catalogue.load_spec(name)
+    return {**spec.mistakes, **{mutant.name: mutant for mutant in mutants.mutants(spec)}}
+
+
+def ask(job: Job, wanted: Mapping[str, Mapping[str, list[str]]], full: bool) -> list[tuple[str, str, list[str], float, str]]:
+    """Put the case to wrong functions, for the judges that are wanted of each in each family.
+
+    A row is the wrong function, the family, who catches it, its score and how it fails. Who has caught it is not asked again.
+    If all is wanted, plain code in the tested dtype is judged too, under the name PLAIN."""
+    torch.set_num_threads(1)
+    spec, wrong = catalogue.load_spec(job.spec), wrong_functions(job.spec)
+    rows = []
+    caught: dict[str, set[str]] = {}
+    for family, judges in wanted.items():
+        question = Question(spec, spec.case(job.case, DTYPES[job.dtype]), family)
+        if full:
+            verdicts, score = question.rejects(question.plain, JUDGES)
+            rows.append((PLAIN, family, [judge for judge in JUDGES if verdicts[judge]], score, ""))
+        for name in judges:
+            known = caught.setdefault(name, set())
+            if asked := [judge for judge in judges[name] if judge not in known]:
+                verdicts, score, how = question.fails(wrong[name], asked)
+                by = [judge for judge in asked if verdicts.get(judge)]
+                rows.append((name, family, by, score, how))
+                known |= set(by) - ({OURS} if full else set())
+    return rows
+
+
+@dataclass
+class Audit:
+    """What is to be judged, in which cases, families and dtypes; and what was found."""
+
+    specs: Sequence[str]
+    cases: Sequence[str] = ()
+    families: Sequence[str] = ()
+    dtypes: Sequence[str] = DEFAULT
+    full: bool = False
+    wrong: list[Wrong] = field(default_factory=list)
+    jobs: list[Job] = field(default_factory=list)
+    plain: list[tuple[Job, str, list[str]]] = field(default_factory=list)  # family, and who rejects plain code there
+
+    def __post_init__(self) -> None:
+        for name in self.specs:
+            spec = catalogue.load_spec(name)
+            arguments = mutants.equivalent(spec)
+            for dtype in self.dtypes:
+                for wrong in wrong_functions(name).values():
+                    where = f"{wrong.file}:{wrong.line}" if isinstance(wrong, mutants.Mutant) else ""
+                    argument = arguments.get(wrong.name) or arguments.get(f"{wrong.name}, {dtype}", "")
+                    self.wrong.append(Wrong(name, wrong.name, dtype, where, argument))
+                families = tuple(family for family in spec.families if family in (self.families or spec.families))
+                sizes = {case: _elements(spec, spec.case(case)) for case in spec.cases if case in (self.cases or spec.cases)}
+                for before, case in enumerate(sorted(sizes, key=sizes.__getitem__)):
+                    self.jobs.append(Job(name, dtype, case, families, sizes[case], before))
+
+    def cost(self, job: Job) -> float:
+        """An estimate of the work of a case for the progress bar: the first are asked of every wrong function."""
+        left = 1.0 if self.full else 0.05 + 0.95 / (1 + job.before) ** 2
+        return len(job.families) * (1000.0 + job.size) * left
+
+    def run(self, workers: int, seen: Callable[[Sequence[Job], Sequence[Job]], None] = lambda done, running: None) -> None:
+        """Ask everything, and tell `seen` what is done and what runs.
+
+        The cheap cases of a spec go first, one at a time, so that the next is asked of what is left."""
+        lanes: dict[str, list[Job]] = {}
+        for job in sorted(self.jobs, key=lambda job: job.before, reverse=True):
+            lanes.setdefault(job.subject, []).append(job)
+        wrong = {subject: {w.name: w for w in self.wrong if w.subject == subject} for subject in lanes}
+        running: dict[Future[Any], Job] = {}
+        context = get_context("forkserver")
+        context.set_forkserver_preload(["harness.audit"])
+        with ProcessPoolExecutor(workers, context) as pool:
+            try:
+                while running or any(lanes.values()):
+                    while len(running) < workers and any(lanes.values()):
+                        job = lanes[self._next(lanes, [job.subject for job in running.values()])].pop()
+                        running[pool.submit(ask, job, self._wanted(job, wrong[job.subject]), self.full)] = job
+                    seen([], list(running.values()))
+                    done = {future: running.pop(future) for future in wait(running, return_when=FIRST_COMPLETED).done}
+                    for future, job in done.items():
+                        for name, family, caught, score, how in future.result():
+                            if name == PLAIN:
+                                self.plain.append((job, family, caught))
+                            else:
+                                wrong[job.subject][name].heard(job.case, family, caught, score, how)
+                    seen(list(done.values()), list(running.values()))
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def _next(self, lanes: Mapping[str, list[Job]], busy: Sequence[str]) -> str:
+        """Whose case comes next: of those of which least is being asked, the one with most left."""
+        left = {subject: sum(map(self.cost, jobs)) for subject, jobs in lanes.items() if jobs}
+        return max(left, key=lambda subject: (-busy.count(subject), left[subject]))
+
+    def _wanted(self, job: Job, wrong: Mapping[str, Wrong]) -> dict[str, dict[str, list[str]]]:
+        """The judges that are still to be asked of each wrong function, for each family."""
+        return {f: {name: left for name, one in wrong.items() if (left := one.left(f, self.full))} for f in job.families}
+
+    def problems(self) -> list[str]:
+        """Arguments that do not hold: of mutants that are caught, or that there are not."""
+        refuted = [
+            f"{w.spec}: {w.name!r} is said to be equivalent, but is caught in case {w.ever[OURS][0]}, inputs {w.ever[OURS][1]},"
+            f" {w.dtype}\n  at {w.where}"
+            for w in self.wrong
+            if w.argument and w.status == "caught"
+        ]
+        gone = [
+            f"{name}: there is no mutant {mutant!r}, but EQUIVALENT argues about it"
+            for name in self.specs
+            for mutant in mutants.equivalent(catalogue.load_spec(name))
+            if mutant.removesuffix(", float32").removesuffix(", bfloat16") not in wrong_functions(name)
+        ]
+        return refuted + gone
+
+
+def _elements(spec: Spec, case: Case) -> int:
+    """How many numbers go in and come out."""
+    return sum(torch.Size(tensor.shape(case.values)).numel() for tensor in [*spec.given(case), *spec.contract.outputs])
+
+
+def chosen(specs: Sequence[str], settings: Mapping[str, str]) -> Audit:
+    """The audit that these words ask for: all specs, cases and families, in float32 and bfloat16, if they say nothing."""
+    names = [catalogue.find("spec", name).name for name in specs] or list(catalogue.specs())
+    loaded = [catalogue.load_spec(name) for name in names]
+    known = WORDS | {"case": tuple(dict.fromkeys(case for spec in loaded for case in spec.cases))}
+    known |= {"family": tuple(dict.fromkeys(family for spec in loaded for family in spec.families))}
+    for word, value in settings.items():
+        if word not in WORDS:
+            raise plan.WrongRequest(f"an audit takes no {word!r}.{catalogue.suggestion(word, WORDS)}")
+        for one in value.split(",") if word != "results" else ():
+            if one not in known[word]:
+                raise plan.WrongRequest(f"no {word} named {one!r} here.{catalogue.suggestion(one, known[word])}")
+    lists = {word: settings[word].split(",") if word in settings else () for word in ("case", "family", "dtype")}
+    return Audit(names, lists["case"], lists["family"], lists["dtype"] or DEFAULT, settings.get("detail") == "full")
+
+
+def complaints(audit: Audit) -> str:
+    """What survived, where and how it reads, what is wrong with the arguments, and what to do."""
+    survived: dict[str, list[Wrong]] = {}
+    for one in audit.wrong:
+        if one.status == "survived":
+            survived.setdefault(f"{one.spec} {one.name}", []).append(one)
+    said = [_survivor(group) for group in survived.values()] + audit.problems()
+    if survived:
+        said.append(
+            "Give the spec a case or an input family that catches it (harness/specs/), or say beside the reference why it is no"
+            ' mistake: EQUIVALENT = {"function: before -> after": "why"}.\n  '
+            f"Audit one spec again: harness audit {next(iter(survived.values()))[0].spec}"
+        )
+    return "\n\n".join(said)
+
+
+def _survivor(group: Sequence[Wrong]) -> str:
+    one = group[0]
+    wrong = wrong_functions(one.spec)[one.name]
+    lines = [f"{one.spec}: nothing catches {one.name!r}"]
+    if isinstance(wrong, mutants.Mutant):
+        lines += [f"  at {one.where}", f"  - {wrong.before}", f"  + {wrong.after}"]
+    for at in group:
+        score, case, family = at.closest
+        lines.append(
+            f"  {at.dtype}: the answers are those of the reference in every question, bit for bit"
+            if score == 0
+            else f"  {at.dtype}: comes nearest with score {score:.2g} in case {case}, inputs {family}"
+        )
+    return "\n".join(lines)
+
+
+def tables(audit: Audit) -> "dict[str, pd.DataFrame]":
+    """What is published: counts, the rules side by side, what survived and what is argued away; more if all was asked."""
+    import pandas as pd
+
+    wrong = pd.DataFrame(
+        {
+            "spec": w.spec,
+            "kind": "mutants" if w.where else "mistakes",
+            "name": w.name,
+            "dtype": w.dtype,
+            "status": w.status,
+            "raises": w.raises,
+            "where": w.where,
+            "argument": w.argument,
+            "closest score": f"{w.closest[0]:.2g}" if w.closest[1] else "",
+            "in": f"{w.closest[1]} {w.closest[2]}",
+            "by": w.by,
+            **{f"{judge}, normal inputs": judge not in w.normal for judge in JUDGES},
+            **{f"{judge}, all inputs": judge not in w.ever for judge in JUDGES},
+        }
+        for w in audit.wrong
+    )
+    worst = wrong.assign(rank=wrong.status.map(STATUSES.index), raises=wrong.raises).sort_values("rank")
+    worst = worst.drop_duplicates(["spec", "name"], keep="last").sort_index()
+    counts = worst.groupby(["spec", "kind"], sort=False).agg(
+        caught=("status", lambda s: int((s == "caught").sum())),
+        equivalent=("status", lambda s: int((s == "equivalent").sum())),
+        survived=("status", lambda s: int((s == "survived").sum())),
+        all=("status", "size"),
+        **{"caught by an error": ("raises", "sum")},
+    )
+    real = wrong[wrong.argument == ""]
+    let = real.groupby(["spec", "dtype"], sort=False)[[c for c in map(str, wrong) if c.endswith(" inputs")]].sum()
+    let.insert(0, "wrong functions", real.groupby(["spec", "dtype"]).size())
+    found = {
+        "What became of wrong functions": counts.reset_index(),
+        "How many wrong functions each rule lets through": let.reset_index(),
+        "What survived": wrong.loc[wrong.status == "survived", ["spec", "where", "name", "dtype", "closest score", "in"]],
+        "What is no mistake": worst.loc[worst.argument != "", ["spec", "where", "name", "argument"]],
+    }
+    if audit.full:
+        found["How often each rule rejects plain code in the tested dtype"] = _plain(audit)
+        by = real[["spec", "name", "dtype", "by"]].explode("by").dropna(subset="by")
+        by["case"], by["family"] = by["by"].str[0], by["by"].str[1]
+        for what in ("family", "case"):
+            rows = by[["spec", "name", "dtype", what]].drop_duplicates()
+            rows["alone"] = ~rows.duplicated(["spec", "name", "dtype"], keep=False)
+            each = rows.groupby(["spec", what], sort=False).agg(caught=("name", "size"), alone=("alone", "sum")).reset_index()
+            total = real.groupby("spec").size().rename("of")
+            each = each.join(total, on="spec").rename(columns={"alone": "caught by no other"})
+            found[f"What each {what} catches"] = each[["spec", what, "caught", "caught by no other", "of"]]
+    return found
+
+
+def _plain(audit: Audit) -> "pd.DataFrame":
+    import pandas as pd
+
+    rows = pd.DataFrame(
+        {"spec": job.spec, "dtype": job.dtype, "questions": 1, **{judge: judge in by for judge in JUDGES}}
+        for job, _, by in audit.plain
+    )
+    return rows.groupby(["spec", "dtype"], sort=False).sum().reset_index()
+
+
+def write(audit: Audit, folder: Path) -> list[Path]:
+    """Write the tables as CSV, and all of them as one page; return the files."""
+    from harness import machine, report
+
+    place = folder / "audit"
+    place.mkdir(parents=True, exist_ok=True)
+    found = tables(audit)
+    detail = "each asked in every case and input family" if audit.full else "each asked up to the first catch"
+    origin = f"Written by `harness audit`; do not edit. {detail.capitalize()}, on {machine.describe()}."
+    page = place / "README.md"
+    page.write_text(f"# Audit\n\n{origin}\n\n{report.render(found, 'markdown')}\n")
+    files = [page]
+    for title, frame in found.items():
+        files.append(place / f"{'-'.join(title.lower().split())}.csv")
+        frame.to_csv(files[-1], index=False)
+    return files

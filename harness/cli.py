@@ -135,6 +135,39 @@ def check(
 
 
 @app.command()
+def audit(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[SPEC]... [KEY=VALUE]...", help="Specs, by default all; case= family= dtype= detail= results=."),
+    ] = None,
+) -> None:
+    """Judge the judge: are the known mistakes of a spec and the mutants of its reference caught?"""
+    from harness import audit as judge_of_judges
+    from harness import machine, progress, report
+
+    specs = [word for word in words or () if "=" not in word]
+    settings = _read([word for word in words or () if "=" in word])
+    asked = judge_of_judges.chosen(specs, settings)
+    meter = progress.Meter(asked.jobs, asked, "cases")
+    with progress.shown(meter) as show:
+
+        def seen(done: Sequence[Any], running: Sequence[Any]) -> None:
+            for job in done:
+                meter.finished(job)
+            show.update(dict.fromkeys(running, (0.0, "")))
+
+        asked.run(machine.cores(), seen)
+    found = judge_of_judges.tables(asked)
+    typer.echo(report.render({title: found[title] for title in list(found)[:2]}, "text"))
+    if "results" in settings:
+        files = judge_of_judges.write(asked, _folder(settings["results"]))
+        typer.echo("\nwritten: " + ", ".join(map(str, files)))
+    if said := judge_of_judges.complaints(asked):
+        typer.echo("\n" + said, err=True)
+    raise typer.Exit(int(bool(said)))
+
+
+@app.command()
 def new(
     kind: Annotated[str, typer.Argument(help="implementation")],
     name: Annotated[str, typer.Argument(help="The name of the new file.")],

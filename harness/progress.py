@@ -2,8 +2,9 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import ModuleType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -24,9 +25,8 @@ def follow(
         return []
     records: list[Record] = []
     meter = Meter([cell for cell, _ in todo], suite)
-    show = _Bar(meter) if sys.stderr.isatty() else _Lines(meter)
     try:
-        with show:
+        with shown(meter) as show:
             for record in runner.run(todo, limits, store, lambda running: show.update(running)):
                 records.append(record)
                 meter.finished(record.cell)
@@ -41,21 +41,27 @@ def follow(
     return records
 
 
+def shown(meter: "Meter") -> "_Bar | _Lines":
+    """The meter as it is shown here: as a bar on a terminal, else as a line now and then."""
+    return _Bar(meter) if sys.stderr.isatty() else _Lines(meter)
+
+
 class Meter:
     """How much of the work is done, in units of the suite's own estimate of seconds (`cost(cell)`), or in cells."""
 
-    def __init__(self, cells: Sequence[Cell], suite: ModuleType):
-        self.cost = {cell: float(suite.cost(cell)) if hasattr(suite, "cost") else 1.0 for cell in cells}
+    def __init__(self, cells: Sequence[Any], suite: Any, unit: str = "cells"):
+        self.unit = unit
+        self.cost: dict[Any, float] = {cell: float(suite.cost(cell)) if hasattr(suite, "cost") else 1.0 for cell in cells}
         self.total = sum(self.cost.values())
         self.done = 0.0
         self.cells_done = 0
-        self.running: dict[Cell, tuple[float, str]] = {}
+        self.running: Mapping[Any, tuple[float, str]] = {}
         self.began = time.monotonic()
 
     def finished(self, cell: Cell) -> None:
         self.done += self.cost[cell]
         self.cells_done += 1
-        self.running.pop(cell, None)
+        self.running = {other: at for other, at in self.running.items() if other != cell}
 
     @property
     def fraction(self) -> float:
@@ -100,10 +106,10 @@ class _Bar:
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
-    def update(self, running: dict[Cell, tuple[float, str]]) -> None:
+    def update(self, running: Mapping[Any, tuple[float, str]]) -> None:
         meter = self.meter
         meter.running = running
-        count = f"{meter.cells_done}/{len(meter.cost)} cells"
+        count = f"{meter.cells_done}/{len(meter.cost)} {meter.unit}"
         self.progress.update(self.task, completed=meter.fraction, description=meter.doing, count=count, left=meter.left)
 
 
@@ -120,13 +126,13 @@ class _Lines:
     def __exit__(self, *_: object) -> None:
         sys.stderr.flush()
 
-    def update(self, running: dict[Cell, tuple[float, str]]) -> None:
+    def update(self, running: Mapping[Any, tuple[float, str]]) -> None:
         meter = self.meter
         meter.running = running
         if time.monotonic() - self.last >= SECONDS_BETWEEN_LINES:
             self.last = time.monotonic()
             print(
-                f"{meter.fraction:4.0%}  {meter.cells_done}/{len(meter.cost)} cells  {meter.left}  {meter.doing}",
+                f"{meter.fraction:4.0%}  {meter.cells_done}/{len(meter.cost)} {meter.unit}  {meter.left}  {meter.doing}",
                 file=sys.stderr,
                 flush=True,
             )

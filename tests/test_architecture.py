@@ -12,7 +12,11 @@ ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "pandas", "numpy", "triton", "rich.progress")
 # What files may import of this project (by prefix), and why. The first row that fits a file counts.
 RULES: list[tuple[str, tuple[str, ...], str]] = [
-    ("harness/specs/", ("harness.spec", "harness.specs"), "a spec imports torch and references of other specs only"),
+    (
+        "harness/specs/",
+        ("harness.spec", "harness.specs", "harness.contract"),
+        "a spec imports torch and references of other specs only",
+    ),
     ("harness/nn/", ("harness", "harness.nn"), "the trainable skeleton knows no instrument"),
     ("implementations/", ("harness", "harness.nn"), "an implementation imports its own library and the face of the harness"),
     ("suites/", ("harness", "suites"), "a suite imports the instruments"),

@@ -39,9 +39,9 @@ def harness(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     [
         (
             ["run", "suite=correctnes"],
-            "harness: no suite named 'correctnes'. Did you mean 'correctness'?\n  known: correctness, long-context\n",
+            "harness: no suite named 'correctnes'. Did you mean 'correctness'?\n  known: correctness, kernels, long-context\n",
         ),
-        (["run", "sute=correctness"], "harness: which suite? Say suite=NAME.\n  known: correctness, long-context\n"),
+        (["run", "sute=correctness"], "harness: which suite? Say suite=NAME.\n  known: correctness, kernels, long-context\n"),
         (
             ["plan", "suite=long-context", "scale=smok"],
             "harness: no scale named 'smok'. Did you mean 'smoke'?\n  known: smoke, default\n",
@@ -59,7 +59,7 @@ def harness(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (
             ["run", "suite=correctness", "spec=rotary", "case=plan"],
             "harness: no case named 'plan'. Did you mean 'plain'?\n"
-            "  known: plain, one_step, wide, narrow, odd_widths, far, very_far, base\n",
+            "  known: plain, one_step, wide, narrow, odd_widths, far, very_far, million, million_wide, base\n",
         ),
         (
             ["check", "nowhere.py", "spec=attention"],

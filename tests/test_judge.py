@@ -1,5 +1,8 @@
 """Verdicts on implementations made here: right ones accepted, wrong ones named, nothing compared is wrong."""
 
+import itertools
+import re
+
 import pytest
 import torch
 
@@ -80,14 +83,66 @@ def test_low_precision_inside_is_grade_b_and_not_wrong():
 
 def test_laws_hold_for_the_right_and_not_for_the_wrong():
     case = RETENTION.case("plain")
-    assert judge.law(of(RETENTION, lambda o, x, c: o), case, "two_halves_make_a_whole").outcome == "ok"
+    for gradients in (False, True):
+        right = judge.law(of(RETENTION, lambda o, x, c: o, gradients), case, "any_split_makes_a_whole")
+        assert right.outcome == "ok", right.note
+        claimed = {"q.grad", "k.grad", "v.grad", "past.grad"} if gradients else set()
+        assert set(right.values["scores"]) == {"out", "state"} | claimed
 
     def forgets(outputs, x, case):
         return outputs | {"state": 0.9 * outputs["state"]}
 
-    broken = judge.law(of(RETENTION, forgets), case, "two_halves_make_a_whole")
+    broken = judge.law(of(RETENTION, forgets), case, "any_split_makes_a_whole")
     assert broken.outcome == "wrong"
-    assert "left - right" in broken.note
+    first, _, share, others = broken.note.splitlines()
+    assert first.startswith("  out after a split at 1: the sides of the law differ by ")
+    assert share.endswith("all at n = 1 ... 36")
+    assert others.endswith("comparisons fail; the others are of state, out")
+
+
+def test_a_law_names_the_first_place_and_the_quantity_that_differ():
+    def at_an_edge(outputs, x, case):
+        after = torch.arange(case.n) < 16
+        return outputs | {"out": torch.where(after[:, None], outputs["out"], 0 * outputs["out"])}
+
+    case = RETENTION.case("plain")
+    broken = judge.law(of(RETENTION, at_an_edge), case, "chunks_of_any_size_make_a_whole")
+    assert broken.outcome == "wrong"
+    assert re.match(r"  out in chunks of \d+: the sides of the law differ by ", broken.note)
+    assert broken.note.splitlines()[2].endswith("all at n = 16 ... 36")
+
+
+def test_a_law_sees_the_gradient_of_the_state_that_is_carried():
+    def ignored(case):
+        def run(q, k, v, past, decay):
+            out, state = RETENTION(*(t.double() for t in (q, k, v, past.detach(), decay)))
+            return out.to(case.dtype), state.to(case.dtype)
+
+        return run
+
+    def law(gradients: bool):
+        return judge.law(Implementation(RETENTION, ignored, {}, gradients), RETENTION.case("plain"), "any_split_makes_a_whole")
+
+    assert law(gradients=False).outcome == "ok"
+    assert law(gradients=True).outcome == "wrong"
+    assert ".grad after a split at 1: the sides of the law differ by " in law(gradients=True).note
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_what_is_declared_deterministic_gives_the_same_bits_again(declared: bool):
+    calls = itertools.count()
+
+    def races(outputs, x, case):
+        # As sums in any order: every second answer is off by the last bit.
+        return outputs if next(calls) % 2 else outputs | {"out": torch.nextafter(outputs["out"], torch.zeros(()))}
+
+    contestant = of(RETENTION, races)
+    contestant.deterministic = declared
+    if declared:
+        with pytest.raises(ContractError, match="declares deterministic = True, but out is not the same when it is asked again"):
+            judge.values(contestant, RETENTION.case("plain"), "normal")
+    else:
+        assert judge.values(contestant, RETENTION.case("plain"), "normal").outcome == "ok"
 
 
 def test_a_law_that_compares_nothing_is_wrong():

@@ -17,32 +17,43 @@ class Decoder(nn.Module):
         forward(x[b n d]) -> y[b n d]                        causal; training and prefill
         step(x[b d], state) -> (y[b d], state)               one token further; state is None at the start
     `positions(start, stop) -> rows[n d]` is added to the embedding where given, as `LearnedPositions` is.
+    `block(d, f, mixer)` makes a block where it is not `Block`. A part with a method `start()` gives its own first values.
     """
 
-    def __init__(self, v: int, d: int, l: int, f: int, mixer: Callable[[int], nn.Module], positions: nn.Module | None = None):
+    def __init__(
+        self,
+        v: int,
+        d: int,
+        l: int,
+        f: int,
+        mixer: Callable[[int], nn.Module],
+        positions: nn.Module | None = None,
+        block: Callable[[int, int, Any], nn.Module] | None = None,
+    ):
         super().__init__()
         self.embedding = nn.Embedding(v, d)
         self.positions = positions
-        self.blocks = nn.ModuleList(Block(d, f, mixer(layer)) for layer in range(l))
+        self.blocks = nn.ModuleList((block or Block)(d, f, mixer(layer)) for layer in range(l))
         self.norm = nn.LayerNorm(d, eps=1e-5)
         self.head = nn.Linear(d, v, bias=False)
         initialize(self)
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids[b n]:int -> logits[b n v]; position i sees ids up to and including i."""
-        x = self.embedding(ids)
-        if self.positions is not None:
-            x = x + self.positions(0, ids.shape[1])
+        x = self.embed(ids, 0)
         for block in self.blocks:
             x = block(x)
         return self.head(self.norm(x))
 
+    def embed(self, ids: Tensor, start: int) -> Tensor:
+        """ids[b n] at the positions from `start` on -> x[b n d], what goes into the first block."""
+        x = self.embedding(ids)
+        return x if self.positions is None else x + self.positions(start, start + ids.shape[1])
+
     def step(self, ids: Tensor, state: tuple[int, list[Any]] | None = None) -> tuple[Tensor, tuple[int, list[Any]]]:
         """ids[b]:int, state -> logits[b v], state: what `forward` says of this position, from the state alone."""
         position, states = state or (0, [None] * len(self.blocks))
-        x = self.embedding(ids)
-        if self.positions is not None:
-            x = x + self.positions(position, position + 1)[0]
+        x = self.embed(ids[:, None], position)[:, 0]
         after, blocks = [], cast(Iterable[Any], self.blocks)
         for block, past in zip(blocks, states, strict=True):
             x, past = block.step(x, past)
@@ -87,7 +98,9 @@ class LearnedPositions(nn.Module):
 
 
 def initialize(decoder: Decoder) -> None:
-    """Embeddings of spread 0.05, matrices of 1 / sqrt(fan-in), those before a residual smaller with depth; biases zero."""
+    """Embeddings of spread 0.05, matrices of 1 / sqrt(fan-in), those before a residual smaller with depth; biases zero.
+
+    Then each part with a method `start()` gives itself the first values that this rule would not."""
     depth = (2 * len(decoder.blocks)) ** -0.5
     for name, weight in decoder.named_parameters():
         if name.endswith("bias"):
@@ -99,3 +112,6 @@ def initialize(decoder: Decoder) -> None:
         elif weight.ndim > 1:
             residual = name.endswith(("mixer.o.weight", "down.weight"))
             nn.init.normal_(weight, std=weight.shape[1] ** -0.5 * (depth if residual else 1.0))
+    for part in decoder.modules():
+        if callable(start := getattr(part, "start", None)):
+            start()

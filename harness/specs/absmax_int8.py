@@ -46,6 +46,14 @@ def quantize(x: Tensor) -> tuple[Tensor, Tensor]:
     return torch.round(x / scale), scale
 
 
+_ZEROS = "it divides rows of zeros, and 0 / anything is code 0, whose product is 0"
+EQUIVALENT = {
+    "quantize: x.abs().amax(-1, keepdim=True) -> x.abs().amax(1, keepdim=True)": "x has two axes: the last is axis 1",
+    "quantize: torch.where(top > 0, top, 1.0) -> torch.where(top > 0, top, 1.01)": _ZEROS,
+    "quantize: torch.where(top > 0, top, 1.0) -> torch.where(top > 0, top, -1.0)": _ZEROS,
+}
+
+
 def clear_of_ties(x: Tensor, dtype: torch.dtype) -> Tensor:
     """The rows of `x` in the tested dtype, with what lies near a tie moved to the code below."""
     x = x.to(dtype).double()

@@ -59,6 +59,13 @@ def _scaled(x: Bunch, case: Case) -> dict[str, Tensor]:
     return {"query_weight": x.query_weight * case.d**-0.5, "key_weight": x.key_weight * case.e**-0.5}
 
 
+EQUIVALENT = {
+    "align: energy - energy.amax(-1, keepdim=True).detach() -> energy - energy.amax(-1, keepdim=True)": (
+        "the maximum cancels, and so does its gradient"
+    ),
+}
+
+
 @additive_attention.family
 def normal(x: Bunch, case: Case, rng: torch.Generator):
     return _scaled(x, case)

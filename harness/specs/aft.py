@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from harness.spec import Bunch, Case, spec
+from harness.specs._past import places
 
 
 @spec(
@@ -58,10 +59,17 @@ def average(q: Tensor, exponent: Tensor, v: Tensor, seen: Tensor) -> Tensor:
     return torch.sigmoid(q) * torch.einsum("bndm,bmd->bnd", weight, v) / weight.sum(-1)
 
 
+EQUIVALENT = {
+    "average: exponent - exponent.amax(-1, keepdim=True).detach() -> exponent - exponent.amax(-1, keepdim=True)": (
+        "the maximum cancels, and so does its gradient"
+    ),
+}
+
+
 @aft.family
 def large(x: Bunch, case: Case, rng: torch.Generator):
     """Keys beyond what an exponential can hold, and seldom near one another."""
-    return {"q": 4 * x.q + 3, "k": 60 * x.k + 100, "v": 4 * x.v + 3}
+    return {"q": 4 * x.q + 3, "k": 60 * x.k + 400, "v": 4 * x.v + 3}
 
 
 @aft.family
@@ -80,12 +88,15 @@ def needle(x: Bunch, case: Case, rng: torch.Generator):
 
 @aft.law(when=lambda case: case.causal and case.m > 1 and case.n > 1)
 def the_future_is_invisible(run, x: Bunch, rng):
+    left, right, whole = {}, {}, run(x).out
     n, m = x.q.shape[1], x.k.shape[1]
-    shown = rng.randrange(m - n + 1, m)
-    later = (torch.arange(m, device=x.k.device) >= shown)[:, None]
-    k, v = torch.where(later, -9 * x.k.flip(1), x.k), torch.where(later, 99 * x.v.flip(1), x.v)
-    kept = slice(0, shown - (m - n))
-    return run(x).out[:, kept], run(x, k=k, v=v).out[:, kept]
+    # What the first queries cannot see begins at one of these keys.
+    for shown in sorted({m - n + 1, *(place for place in places(m, rng, most=8) if place > m - n)}):
+        later = (torch.arange(m, device=x.k.device) >= shown)[:, None]
+        k, v = torch.where(later, -9 * x.k.flip(1), x.k), torch.where(later, 99 * x.v.flip(1), x.v)
+        name, kept = f"out before {shown}", slice(0, shown - (m - n))
+        left[name], right[name] = run(x, k=k, v=v).out[:, kept], whole[:, kept]
+    return left, right
 
 
 @aft.law

@@ -4,12 +4,14 @@ The bias is -slope * |query - key|, which is also defined for keys that lie ahea
 slope * key instead, which is the same under a causal mask (a row's constant cancels) and differs elsewhere.
 Slopes for h heads: 2^(-8 (i + 1) / h) for a power of two; otherwise those of the power of two below, followed by
 every second slope of the power of two above, as in the official code, BLOOM and MPT.
+Distances are whole numbers and exact in float32 up to 2^24: at a million only the product with the slope may be rounded, and
+float16 overflows.
 """
 
 import torch
 from torch import Tensor
 
-from harness.spec import Bunch, spec
+from harness.spec import Bunch, Case, spec
 
 
 @spec(
@@ -25,8 +27,10 @@ from harness.spec import Bunch, spec
         "one_head": {"h": 1},
         "twelve_heads": {"h": 12},  # not a power of two: the second list starts at the wrong end
         "five_heads": {"h": 5},
+        "fifteen_heads": {"h": 15},  # the second list is used but for its last
         "sixteen_heads": {"h": 16},
         "far": {"far": 4096},  # consecutive integers above 256 are equal in bfloat16
+        "million": {"far": 1_000_000, "n": 11, "m": 19},  # positions in 16 bits, a table of any trained length
     },
 )
 def alibi(query: Tensor, key: Tensor, *, h: int = 8) -> Tensor:
@@ -47,14 +51,36 @@ def biases(query: Tensor, key: Tensor, slope: Tensor) -> Tensor:
     return -slope[:, None, None] * distance
 
 
-@alibi.law
+EQUIVALENT = dict.fromkeys(
+    (
+        "slopes: 2 * below -> 3 * below",
+        "slopes: 2 * below + 1 -> 2 * below - 1",
+        "slopes: 2 * below + 1 -> 2 * below + 2",
+        "slopes: 2 * below + 1 -> 2 * below + 0",
+    ),
+    "fewer than `below` slopes of the second list are used, and they are there",
+)
+
+
+@alibi.family
+def last(x: Bunch, case: Case, rng: torch.Generator):
+    """The last positions, one after another, as a decoder has them: small distances of large numbers."""
+    return {"query": torch.arange(case.far - case.n, case.far), "key": torch.arange(case.far - case.m, case.far)}
+
+
+def _finite(case: Case) -> bool:
+    """Whether every dtype holds the biases: two that are infinite have no difference."""
+    return case.far <= torch.finfo(torch.float16).max
+
+
+@alibi.law(when=_finite)
 def only_the_distance_counts(run, x: Bunch, rng):
     query, key = x.query // 2, x.key // 2
     shift = torch.maximum(query.max(), key.max())
     return run(x, query=query, key=key).bias, run(x, query=query + shift, key=key + shift).bias
 
 
-@alibi.law
+@alibi.law(when=_finite)
 def nearness_is_symmetric(run, x: Bunch, rng):
     return run(x).bias, run(x, query=x.key, key=x.query).bias.mT
 
@@ -99,3 +125,18 @@ def _(query, key, *, h):
 @alibi.mistake("heads are in the opposite order")
 def _(query, key, *, h):
     return biases(query, key, slopes(h).flip(0))
+
+
+@alibi.mistake("positions above 65504 overflow float16, and are held at it")
+def _(query, key, *, h):
+    return biases(query.clamp(max=65504), key.clamp(max=65504), slopes(h))
+
+
+@alibi.mistake("positions wrap around in 16 bits")
+def _(query, key, *, h):
+    return biases(query % 65536, key % 65536, slopes(h))
+
+
+@alibi.mistake("keys further than 131072 are all as far")
+def _(query, key, *, h):
+    return -slopes(h)[:, None, None] * (query[:, None] - key).abs().clamp(max=131072)

@@ -69,6 +69,7 @@ from harness.spec import Bunch, Case, spec
         "alibi": {"slopes": True, "m": 37},
         "alibi_causal": {"slopes": True, "visibility": "causal", "n": 29},
         "alibi_window": {"slopes": True, "visibility": "sliding_window", "window": 8, "m": 37},
+        "alibi_biased": {"slopes": True, "bias": True, "visibility": "causal", "m": 37},
         "lambda": {"visibility": "lambda", "window": 8, "sinks": 4, "m": 37},
         "lambda_longer_past": {"visibility": "lambda", "window": 20, "sinks": 1, "n": 13},
         "lambda_beyond": {"visibility": "lambda", "window": 5, "sinks": 99, "n": 13},  # more sinks than keys
@@ -83,6 +84,7 @@ from harness.spec import Bunch, Case, spec
         "documents_longer_past": {"documents": True, "visibility": "causal", "n": 13},
         "documents_window": {"documents": True, "visibility": "sliding_window", "window": 8, "m": 37},
         "documents_alibi": {"documents": True, "visibility": "causal", "slopes": True, "m": 37},
+        "documents_no_past": {"documents": True, "n": 53, "m": 37},  # queries before the first key are of no document
         "documents_long": {"documents": True, "visibility": "causal", "b": 2, "h": 2, "g": 1}
         | {"n": 200, "m": 200, "d": 16, "e": 16, "c": 5},
         "tiles": {"visibility": "causal", "n": 64, "m": 128, "d": 16, "e": 16},  # no partial tile
@@ -96,6 +98,8 @@ from harness.spec import Bunch, Case, spec
             "d": 32,
             "e": 32,
         },  # several tiles, rescaling
+        "several_big_tiles": {"visibility": "causal", "b": 1, "h": 1, "g": 1, "n": 520, "m": 520, "d": 8, "e": 8},
+        "hundred_thousand_keys": {"visibility": "causal", "b": 1, "h": 1, "g": 1, "n": 3, "m": 100_000, "d": 4, "e": 4},
         "wide": {"visibility": "causal", "n": 19, "m": 70, "h": 2, "g": 1, "d": 128, "e": 128},
     },
 )
@@ -185,12 +189,29 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, seen: Tensor, s
     return (weight @ v) / torch.where(total > 0, total, 1.0)
 
 
+_HIDDEN = "what places before the first key look up is hidden"
+_NO_WEIGHT = "it is the divisor of queries that see no key, whose weights are all zero"
+EQUIVALENT = {
+    "same_document: documents[:, place.clamp(min=0)] -> documents[:, place]": _HIDDEN,
+    "same_document: place.clamp(min=0) -> place.clamp(min=-1)": _HIDDEN,
+    "attend: q.shape[-1] ** (-0.5) if scale is None else scale -> q.shape[-1] ** (-0.5)": "only mistakes give another scale",
+    "attend: score.amax(-1, keepdim=True).detach() -> score.amax(-1, keepdim=True)": "it cancels, and so does its gradient",
+    "attend: torch.where(top.isfinite(), top, 0.0) -> torch.where(top.isfinite(), top, 1.0)": (
+        "where no key is seen all scores are -inf, less anything finite"
+    ),
+    "attend: torch.where(total > 0, total, 1.0) -> torch.where(total > 0, total, 1.01)": _NO_WEIGHT,
+    "attend: torch.where(total > 0, total, 1.0) -> torch.where(total > 0, total, -1.0)": _NO_WEIGHT,
+}
+
+
 @attention.family
 def normal(x: Bunch, case: Case, rng: torch.Generator):
-    """Documents lie in one piece; the slopes are those of the paper, up to a factor."""
+    """Documents lie in one piece, the first of all is one token long; the slopes are those of the paper, up to a factor."""
     changes = {}
     if "documents" in x:
-        changes["documents"] = x.documents.sort(1).values
+        one_token = (torch.arange(case.m) > 0) & (torch.arange(case.b) == 0)[:, None]
+        changes["documents"] = torch.where(one_token, x.documents.clamp(min=1), x.documents).sort(1).values
+        changes["documents"][0, 0] = 0
     if "slopes" in x:
         changes["slopes"] = 2 ** (-8 * (torch.arange(case.h, dtype=torch.float64) + 1) / case.h) * x.slopes.abs()[:1]
     return changes
@@ -235,7 +256,7 @@ def _pointed_at(k: Tensor, key: Tensor, case: Case) -> Tensor:
 
 
 def _some_key_for_all(case: Case) -> bool:
-    return (case.visibility == "full" or case.n <= case.m) and not case.blocks
+    return (case.n <= case.m or (case.visibility == "full" and not case.documents)) and not case.blocks
 
 
 @attention.law(when=lambda case: case.visibility in ("causal", "sliding_window", "lambda") and min(case.n, case.m) > 1)
@@ -288,14 +309,18 @@ def the_last_queries_need_no_others(run, x: Bunch, rng):
     return run(x).out[:, :, first:], run(x, q=x.q[:, :, first:]).out
 
 
+def _place_options(options: dict) -> dict:
+    """The options of visibility by place."""
+    return {name: options[name] for name in ("visibility", "window", "prefix", "sinks")}
+
+
 def _mistake(name: str):
     """A mistake in terms of the whole bias and of what is seen: `wrong(q, k, v, bias, seen, options)`."""
 
     def register(wrong):
         def function(q, k, v, bias=None, slopes=None, blocks=None, documents=None, **options):
             n, m = q.shape[2], k.shape[2]
-            names = ("visibility", "window", "prefix", "sinks")
-            seen = visible(n, m, *(options[name] for name in names), q.device)
+            seen = visible(n, m, **_place_options(options), device=q.device)
             seen = seen if blocks is None else seen & by_blocks(blocks, n, m, options["block"])
             seen = seen if documents is None else seen & same_document(documents, n)
             given = {"blocks": blocks, "documents": documents, "slopes": slopes, "bias": bias}
@@ -364,9 +389,7 @@ def _blocks_or(seen: Tensor, q: Tensor, o: dict, change) -> Tensor:
     if o["blocks"] is None:
         return seen
     n, m = q.shape[0], seen.shape[-1]
-    return visible(n, m, *(o[name] for name in ("visibility", "window", "prefix", "sinks"))) & change(
-        o["blocks"], n, m, o["block"]
-    )
+    return visible(n, m, **_place_options(o)) & change(o["blocks"], n, m, o["block"])
 
 
 _with_mask(
@@ -405,11 +428,7 @@ def _documents_or(seen: Tensor, o: dict, change) -> Tensor:
 
 _with_mask(
     "packed documents see each other",
-    lambda seen, q, k, o: (
-        seen
-        if o["documents"] is None
-        else visible(q.shape[0], k.shape[1], *(o[name] for name in ("visibility", "window", "prefix", "sinks")))
-    ),
+    lambda seen, q, k, o: seen if o["documents"] is None else visible(q.shape[0], k.shape[1], **_place_options(o)),
 )
 _with_mask(
     "the last key of the document before is seen",

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harness.spec import Bunch, Case, spec
+from harness.specs._past import give_laws
 
 
 @spec(
@@ -32,19 +33,19 @@ from harness.spec import Bunch, Case, spec
         "two_steps": {"n": 2},
         "whole_chunks": {"n": 64},  # no ragged chunk
         "long": {"n": 100, "b": 1, "h": 2},  # several chunks
+        "many_chunks": {"n": 300, "b": 1, "h": 1},  # sizes up to 256, and a ragged rest
+        "very_long": {"n": 1030, "b": 1, "h": 1, "d": 4, "e": 3},  # the last rows, after all that was summed
         "wide": {"n": 19, "h": 2, "d": 64, "e": 32},
         "one_head": {"h": 1},
         "one_value": {"e": 1},
     },
 )
 def linear_attention(q: Tensor, k: Tensor, v: Tensor, past: Tensor, past_sum: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    states, sums = [past], [past_sum]
-    for k_n, v_n in zip(feature(k).unbind(2), v.unbind(2), strict=True):
-        states.append(states[-1] + k_n[..., :, None] * v_n[..., None, :])
-        sums.append(sums[-1] + k_n)
-    row = feature(q)[..., None, :]
-    out = row @ torch.stack(states[1:], dim=2) / (row @ torch.stack(sums[1:], dim=2)[..., None])
-    return out.squeeze(-2), states[-1], sums[-1]
+    row, k = feature(q)[..., None, :], feature(k)
+    state = past[:, :, None] + (k[..., :, None] * v[..., None, :]).cumsum(2)
+    total = past_sum[:, :, None] + k.cumsum(2)
+    out = row @ state / (row @ total[..., None])
+    return out.squeeze(-2), state[:, :, -1], total[:, :, -1]
 
 
 def feature(x: Tensor) -> Tensor:
@@ -93,41 +94,7 @@ def faint(x: Bunch, case: Case, rng: torch.Generator):
 STATE = ("past", "past_sum")
 
 
-def _halved(run, x: Bunch, cuts: list[int]):
-    """Outputs and final state of a run in parts that begin at the cuts, and those of the whole."""
-    state, out = {name: x[name] for name in STATE}, []
-    for first, last in zip([0, *cuts], [*cuts, x.q.shape[2]], strict=True):
-        part = run(x, **{name: x[name][:, :, first:last] for name in "qkv"}, **state)
-        state = {"past": part.state, "past_sum": part.state_sum}
-        out.append(part.out)
-    whole = run(x)
-    return (torch.cat(out, 2), *state.values()), (whole.out, whole.state, whole.state_sum)
-
-
-@linear_attention.law(when=lambda case: case.n > 1)
-def two_halves_make_a_whole(run, x: Bunch, rng):
-    return _halved(run, x, [rng.randrange(1, x.q.shape[2])])
-
-
-@linear_attention.law(when=lambda case: 1 < case.n <= 64)
-def one_by_one_makes_a_whole(run, x: Bunch, rng):
-    return _halved(run, x, list(range(1, x.q.shape[2])))
-
-
-@linear_attention.law(when=lambda case: case.n > 1)
-def the_future_is_invisible(run, x: Bunch, rng):
-    now = rng.randrange(1, x.q.shape[2])
-    later = (torch.arange(x.q.shape[2], device=x.q.device) >= now)[:, None]
-    changed = {name: torch.where(later, -9 * x[name].flip(2), x[name]) for name in "qkv"}
-    return run(x).out[:, :, :now], run(x, **changed).out[:, :, :now]
-
-
-@linear_attention.law
-def a_batch_is_its_rows(run, x: Bunch, rng):
-    row = rng.randrange(x.q.shape[0])
-    alone = run(x, **{name: x[name][row : row + 1] for name in ("q", "k", "v", *STATE)})
-    whole = run(x)
-    return tuple(whole[name][row : row + 1] for name in whole), tuple(alone.values())
+give_laws(linear_attention)
 
 
 @linear_attention.law(when=lambda case: case.h > 1)
@@ -305,3 +272,34 @@ def _(q, k, v, past, past_sum):
         one, state, total = linear_attention(*part, state.detach() if first else state, total.detach() if first else total)
         out.append(one)
     return torch.cat(out, 2), *linear_attention(q, k, v, past, past_sum)[1:]
+
+
+@linear_attention.mistake("all rows start from the past of the first")
+def _(q, k, v, past, past_sum):
+    return linear_attention(q, k, v, past[:1].expand_as(past), past_sum[:1].expand_as(past_sum))
+
+
+@linear_attention.mistake("the final state has the last token twice")
+def _(q, k, v, past, past_sum):
+    out, state, total = linear_attention(q, k, v, past, past_sum)
+    last = feature(k[:, :, -1])
+    return out, state + last[..., :, None] * v[:, :, -1, None, :], total + last
+
+
+@linear_attention.mistake("the gradient of the past misses the final state")
+def _(q, k, v, past, past_sum):
+    out, _, _ = linear_attention(q, k, v, past, past_sum)
+    return out, *linear_attention(q, k, v, past.detach(), past_sum.detach())[1:]
+
+
+@linear_attention.mistake("the gradient of the past misses the outputs")
+def _(q, k, v, past, past_sum):
+    out, _, _ = linear_attention(q, k, v, past.detach(), past_sum.detach())
+    return out, *linear_attention(q, k, v, past, past_sum)[1:]
+
+
+@linear_attention.mistake("backward leaves a last ragged chunk of 16 without gradients")
+def _(q, k, v, past, past_sum):
+    whole = q.shape[2] // 16 * 16
+    inside = (torch.arange(q.shape[2]) < whole)[:, None] | (whole == 0)
+    return linear_attention(*(torch.where(inside, x, x.detach()) for x in (q, k, v)), past, past_sum)

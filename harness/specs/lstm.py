@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from harness.spec import Bunch, Case, spec
+from harness.specs._past import give_laws
 
 WEIGHTS = ("input_weight", "hidden_weight", "input_bias", "hidden_bias")
 
@@ -99,40 +100,7 @@ def needle(x: Bunch, case: Case, rng: torch.Generator):
     return {**open_forget(x, case, rng), "x": 3 * x.x * heard[:, None]}
 
 
-def _in_parts(run, x: Bunch, cuts: list[int]):
-    """Outputs and final state of a run in parts that begin at the cuts, and those of the whole."""
-    state, out = {"past": x.past, "past_cell": x.past_cell}, []
-    for first, last in zip([0, *cuts], [*cuts, x.x.shape[1]], strict=True):
-        part = run(x, x=x.x[:, first:last], **state)
-        state = {"past": part.state, "past_cell": part.state_cell}
-        out.append(part.out)
-    whole = run(x)
-    return (torch.cat(out, 1), *state.values()), tuple(whole.values())
-
-
-@lstm.law(when=lambda case: case.n > 1)
-def two_halves_make_a_whole(run, x: Bunch, rng):
-    return _in_parts(run, x, [rng.randrange(1, x.x.shape[1])])
-
-
-@lstm.law(when=lambda case: 1 < case.n <= 64)
-def one_by_one_makes_a_whole(run, x: Bunch, rng):
-    return _in_parts(run, x, list(range(1, x.x.shape[1])))
-
-
-@lstm.law(when=lambda case: case.n > 1)
-def the_future_is_invisible(run, x: Bunch, rng):
-    now = rng.randrange(1, x.x.shape[1])
-    later = (torch.arange(x.x.shape[1], device=x.x.device) >= now)[:, None]
-    return run(x).out[:, :now], run(x, x=torch.where(later, -9 * x.x.flip(1), x.x)).out[:, :now]
-
-
-@lstm.law(when=lambda case: case.b > 1)
-def a_batch_is_its_rows(run, x: Bunch, rng):
-    row = rng.randrange(x.x.shape[0])
-    alone = run(x, **{name: x[name][row : row + 1] for name in ("x", "past", "past_cell")})
-    whole = run(x)
-    return tuple(whole[name][row : row + 1] for name in whole), tuple(alone.values())
+give_laws(lstm)
 
 
 @lstm.law
@@ -304,3 +272,36 @@ def _(x, past, past_cell, **weights):
         one, state, cell = lstm(part, state.detach() if out else state, cell.detach() if out else cell, **weights)
         out.append(one)
     return torch.cat(out, 1), state, cell
+
+
+@lstm.mistake("all rows start from the past of the first")
+def _(x, past, past_cell, **weights):
+    return lstm(x, past[:1].expand_as(past), past_cell[:1].expand_as(past_cell), **weights)
+
+
+@lstm.mistake("the final state is that after the padding to a whole chunk of 16")
+def _(x, past, past_cell, **weights):
+    out, *state = lstm(x, past, past_cell, **weights)
+    short = -x.shape[1] % 16
+    return out, *(lstm(0 * x[:, :1].expand(-1, short, -1), *state, **weights)[1:] if short else state)
+
+
+@lstm.mistake("the gradient of the past misses the final state")
+def _(x, past, past_cell, **weights):
+    out, _, _ = lstm(x, past, past_cell, **weights)
+    return out, *lstm(x, past.detach(), past_cell.detach(), **weights)[1:]
+
+
+@lstm.mistake("the gradient of the past misses the outputs")
+def _(x, past, past_cell, **weights):
+    out, _, _ = lstm(x, past.detach(), past_cell.detach(), **weights)
+    return out, *lstm(x, past, past_cell, **weights)[1:]
+
+
+@lstm.mistake("backward gives the hidden weight the gradient of the last step alone")
+def _(x, past, past_cell, hidden_weight, **weights):
+    if x.shape[1] == 1:
+        return lstm(x, past, past_cell, hidden_weight=hidden_weight, **weights)
+    out, *state = lstm(x[:, :-1], past, past_cell, hidden_weight=hidden_weight.detach(), **weights)
+    last, *state = lstm(x[:, -1:], *state, hidden_weight=hidden_weight, **weights)
+    return torch.cat([out, last], 1), *state

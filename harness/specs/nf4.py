@@ -93,6 +93,36 @@ def dynamic_map(device: torch.device | None = None) -> Tensor:
     return torch.tensor(sorted([*positive, *(-value for value in positive), 0.0, 1.0]), dtype=torch.float64, device=device)
 
 
+_TWO_AXES = "blocks have two axes: the last is axis 1"
+_ONE_AXIS = "what is cut has one axis"
+_ZEROS = "it divides blocks of zeros, and 0 / anything is code 7, which gives 0"
+_ONE_VALUE = "one of 16 values is one per cent off: less than the three budgets of bfloat16 that a row is allowed"
+_SECOND = "less than one per cent of the magnitude: bfloat16 rounds more away"
+_MAP = "dynamic_map: [*positive, *(-value for value in positive), 0.0, 1.0]"
+EQUIVALENT = {
+    "nf4: blocks.abs().amax(-1) -> blocks.abs().amax(1)": _TWO_AXES,
+    "twice_quantized: blocks.abs().amax(-1, keepdim=True) -> blocks.abs().amax(1, keepdim=True)": _TWO_AXES,
+    "divisor: torch.where(magnitude > 0, magnitude, 1.0) -> torch.where(magnitude > 0, magnitude, 1.01)": _ZEROS,
+    "divisor: torch.where(magnitude > 0, magnitude, 1.0) -> torch.where(magnitude > 0, magnitude, -1.0)": _ZEROS,
+    "cut: torch.nn.functional.pad(flat, (0, -len(flat) % block)).unflatten(0, (-1, block))"
+    " -> torch.nn.functional.pad(flat, (0, -len(flat) % block)).unflatten(-1, (-1, block))": _ONE_AXIS,
+    "dynamic_map: 10.0 ** (i - 6) -> (-10.0) ** (i - 6)": "it turns the sign of some values, and those of both signs are listed",
+    "dynamic_map: range(7) -> range(8)": "what it adds lies beyond 1.03: nothing is nearer to that than to 1 or -0.993",
+    f"{_MAP} -> [*positive, *(-value for value in positive), 1.0, 1.0]": (
+        "zero becomes one of its neighbours, 5.5e-7 of the largest deviation: what lies there is nowhere clear of halfway"
+    ),
+    "VALUES: -0.28444138169288635 -> -0.2872857955098152, bfloat16": _ONE_VALUE,
+    "VALUES: -0.18477343022823334 -> -0.18662116453051567, bfloat16": _ONE_VALUE,
+    "VALUES: 0.07958029955625534 -> 0.08037610255181789, bfloat16": _ONE_VALUE,
+    "VALUES: 0.16093020141124725 -> 0.16253950342535972, bfloat16": _ONE_VALUE,
+    "VALUES: 0.33791524171829224 -> 0.3412943941354752, bfloat16": _ONE_VALUE,
+    "VALUES: 0.44070982933044434 -> 0.44511692762374877, bfloat16": _ONE_VALUE,
+    "dynamic_map: bin + 0.5 -> bin + 0.505, bfloat16": _SECOND,
+    f"{_MAP} -> [*positive, *(-value for value in positive), 0.0, 1.01], bfloat16": _SECOND,
+    f"{_MAP} -> [*positive, *(-value for value in positive), 0.0, -1.0], bfloat16": _SECOND,
+}
+
+
 def clear_of_halfway(w: Tensor, case: Case) -> Tensor:
     """Weights, with those near halfway between two values moved to one of them, and magnitudes moved until they are clear too."""
     values, second = torch.tensor(VALUES, dtype=torch.float64), dynamic_map()
@@ -124,7 +154,7 @@ def outlier(x: Bunch, case: Case, rng: torch.Generator):
     """A few weights are far larger than the others of their block, and some blocks than other blocks."""
     loud = torch.rand(case.e, case.d, generator=rng) < 0.01
     block = torch.arange(case.e * case.d).reshape(case.e, case.d) // case.block
-    return {"w": clear_of_halfway(torch.where(loud, 20 * x.w, x.w) * torch.where(block % 5 == 1, 30.0, 1.0), case)}
+    return {"w": clear_of_halfway(torch.where(loud, 20 * x.w, x.w) * torch.where(block % 51 == 0, 30.0, 1.0), case)}
 
 
 @nf4.family
@@ -132,6 +162,17 @@ def fading(x: Bunch, case: Case, rng: torch.Generator):
     """Blocks grow quieter: the last magnitudes lie close together, far from the first."""
     block = torch.arange(case.e * case.d).reshape(case.e, case.d) // case.block
     return {"w": clear_of_halfway(x.w / (1 + block / 8).square(), case)}
+
+
+@nf4.family
+def halfway(x: Bunch, case: Case, rng: torch.Generator):
+    """Values of the table, and what lies halfway between zero and its neighbours, times powers of two: no arithmetic is inexact.
+
+    The other places halfway are no float32 numbers."""
+    values = torch.tensor(VALUES, dtype=torch.float64)
+    values = torch.cat([values, values[[6, 8]].repeat(8) / 2])[torch.randint(32, (case.e, case.d), generator=rng)]
+    number = torch.arange(case.e * case.d).reshape(case.e, case.d)
+    return {"w": torch.where(number % case.block == 0, 1.0, values) * 2.0 ** (number // case.block % 3)}
 
 
 @nf4.family

@@ -6,7 +6,8 @@ Where papers and libraries disagree, this side is taken:
 - Positions are divided, never rounded: 3 / 4 stays 0.75.
 - `factor` is the ratio of the new length to the trained one, at least 1, as transformers' `linear` scaling and
   rotary-embedding-torch's `interpolate_factor` say it; some code passes its inverse.
-- Pairs are adjacent, as in `rotary`.
+- Pairs are adjacent, as in `rotary`, and angles may be as far off as there: what float32 loses of position / factor and of its
+  product with a frequency.
 """
 
 import torch
@@ -29,6 +30,7 @@ from harness.specs.rotary import angles, rotary, rotate
         "wide": {"d": 64},
         "narrow": {"d": 2},
         "far": {"far": 4096, "factor": 16.0},  # the paper's; angles in a small dtype
+        "million": {"far": 1_000_000, "factor": 7.8125, "n": 19},  # from 128,000 to a million
         "no_factor": {"factor": 1.0},  # rotary embedding
         "fraction": {"factor": 2.5},  # a factor that is taken for a whole number
         "base": {"base": 500.0},  # a base that is built in
@@ -39,7 +41,8 @@ def position_interpolation(x: Tensor, position: Tensor, *, factor: float = 4.0, 
 
 
 # It is a rotation still: what holds for rotary holds here.
-position_interpolation.family(rotary.families["large"])
+for shared in ("large", "last"):
+    position_interpolation.family(rotary.families[shared])
 for shared in ("position_zero_turns_nothing", "a_pair_keeps_its_length", "two_turns_add_up"):
     position_interpolation.law(rotary.laws[shared].check)
 
@@ -125,3 +128,18 @@ def _(x, position, *, factor, base):
 @position_interpolation.mistake("positions are rounded to bfloat16")
 def _(x, position, *, factor, base):
     return rotate(x, angles((position / factor).to(torch.bfloat16).double(), x.shape[-1], base))
+
+
+@position_interpolation.mistake("positions above 65504 overflow float16, and are held at it")
+def _(x, position, *, factor, base):
+    return rotate(x, angles(position.clamp(max=65504) / factor, x.shape[-1], base))
+
+
+@position_interpolation.mistake("divided positions beyond a table of 65536 rows read its last row")
+def _(x, position, *, factor, base):
+    return rotate(x, angles((position.double() / factor).clamp(max=65535), x.shape[-1], base))
+
+
+@position_interpolation.mistake("positions wrap around in 16 bits")
+def _(x, position, *, factor, base):
+    return rotate(x, angles(position % 65536 / factor, x.shape[-1], base))

@@ -36,6 +36,7 @@ from harness.spec import Bunch, Case, spec
         "near_causal": {"far": 24, "bidirectional": False},
         "few_buckets": {"buckets": 8, "distance": 20},  # a number of buckets, or a distance, that is built in
         "few_buckets_causal": {"buckets": 8, "distance": 20, "bidirectional": False},
+        "steep_causal": {"buckets": 8, "distance": 6, "bidirectional": False},  # the last edge is the distance itself
         "far": {"far": 4096},  # consecutive integers above 256 are equal in bfloat16
     },
 )
@@ -71,6 +72,11 @@ def edges(buckets: int, distance: int) -> list[int]:
 def look_up(weight: Tensor, number: Tensor) -> Tensor:
     """The weights [h n m] of buckets `number` [n m]."""
     return weight[number].permute(2, 0, 1)
+
+
+EQUIVALENT = {
+    "edges: distance + 1 -> distance + 2": "the search ends at n = distance at the latest, as step < rest",
+}
 
 
 @relative_bias.family

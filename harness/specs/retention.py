@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from harness.spec import Bunch, Case, spec
+from harness.specs._past import give_laws
 
 
 @spec(
@@ -26,6 +27,7 @@ from harness.spec import Bunch, Case, spec
         "two_steps": {"n": 2},
         "whole_chunks": {"n": 64},  # no ragged chunk
         "long": {"n": 150, "b": 1, "h": 2},  # several chunks
+        "many_chunks": {"n": 300, "b": 1, "h": 1},  # sizes up to 256, and a ragged rest
         "wide": {"n": 19, "h": 2, "d": 64, "e": 32},
         "one_head": {"h": 1},
         "odd_widths": {"b": 3, "h": 2, "n": 11, "d": 20, "e": 27},
@@ -37,6 +39,13 @@ def retention(q: Tensor, k: Tensor, v: Tensor, past: Tensor, decay: Tensor) -> t
         state = decay[:, None, None] * state + k_n[..., :, None] * v_n[..., None, :]
         out.append((q_n[..., None, :] @ state).squeeze(-2))
     return torch.stack(out, dim=2), state
+
+
+EQUIVALENT = {
+    "retention: (q_n[..., None, :] @ state).squeeze(-2) -> (q_n[..., None, :] @ state).squeeze(2)": (
+        "there are four axes: the last but one is axis 2"
+    ),
+}
 
 
 def retnet_decay(h: int) -> Tensor:
@@ -77,40 +86,7 @@ def fast_decay(x: Bunch, case: Case, rng: torch.Generator):
     return {"decay": torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64).repeat(case.h)[: case.h]}
 
 
-@retention.law(when=lambda case: case.n > 1)
-def two_halves_make_a_whole(run, x: Bunch, rng):
-    cut = rng.randrange(1, x.q.shape[2])
-    first = run(x, **{name: x[name][:, :, :cut] for name in "qkv"})
-    second = run(x, **{name: x[name][:, :, cut:] for name in "qkv"}, past=first.state)
-    whole = run(x)
-    return (torch.cat([first.out, second.out], 2), second.state), (whole.out, whole.state)
-
-
-@retention.law(when=lambda case: 1 < case.n <= 64)
-def one_by_one_makes_a_whole(run, x: Bunch, rng):
-    state, out = x.past, []
-    for n in range(x.q.shape[2]):
-        one = run(x, **{name: x[name][:, :, n : n + 1] for name in "qkv"}, past=state)
-        state = one.state
-        out.append(one.out)
-    whole = run(x)
-    return (torch.cat(out, 2), state), (whole.out, whole.state)
-
-
-@retention.law(when=lambda case: case.n > 1)
-def the_future_is_invisible(run, x: Bunch, rng):
-    now = rng.randrange(1, x.q.shape[2])
-    later = (torch.arange(x.q.shape[2], device=x.q.device) >= now)[:, None]
-    changed = {name: torch.where(later, -9 * x[name].flip(2), x[name]) for name in "qkv"}
-    return run(x).out[:, :, :now], run(x, **changed).out[:, :, :now]
-
-
-@retention.law
-def a_batch_is_its_rows(run, x: Bunch, rng):
-    row = rng.randrange(x.q.shape[0])
-    alone = run(x, **{name: x[name][row : row + 1] for name in ("q", "k", "v", "past")})
-    whole = run(x)
-    return (whole.out[row : row + 1], whole.state[row : row + 1]), (alone.out, alone.state)
+give_laws(retention)
 
 
 @retention.law(when=lambda case: case.h > 1)
@@ -255,3 +231,68 @@ def _(q, k, v, past, decay):
     right, state = retention(q, k, v, past, decay)
     wrong, _ = retention(q, k / decay[:, None, None].clamp(min=0.1), v, past, decay)
     return right.detach() + wrong - wrong.detach(), state
+
+
+@retention.mistake("a token sees one of the future")
+def _(q, k, v, past, decay):
+    out, state = retention(q, k, v, past, decay)
+    next_key, next_value = (torch.cat([x[:, :, 1:], 0 * x[:, :, :1]], 2) for x in (k, v))
+    return out + (q * next_key).sum(-1, keepdim=True) * next_value, state
+
+
+@retention.mistake("the last token of each chunk of 16 is not handed on")
+def _(q, k, v, past, decay):
+    def step(n, state, q_n, gamma, write):
+        read = gamma * state + write
+        return q_n @ read, gamma * state if n % 16 == 15 and n + 1 < q.shape[2] else read
+
+    return _steps(q, k, v, past, decay, step)
+
+
+@retention.mistake("a last ragged chunk decays as a whole one of 16")
+def _(q, k, v, past, decay):
+    out, state = retention(q, k, v, past, decay)
+    return out, decay[:, None, None] ** (-q.shape[2] % 16) * state
+
+
+@retention.mistake("the final state has the last token twice")
+def _(q, k, v, past, decay):
+    out, state = retention(q, k, v, past, decay)
+    return out, state + k[:, :, -1, :, None] * v[:, :, -1, None, :]
+
+
+@retention.mistake("all rows start from the past of the first")
+def _(q, k, v, past, decay):
+    return retention(q, k, v, past[:1].expand_as(past), decay)
+
+
+@retention.mistake("the gradient of the past misses the final state")
+def _(q, k, v, past, decay):
+    return retention(q, k, v, past, decay)[0], retention(q, k, v, past.detach(), decay)[1]
+
+
+@retention.mistake("the gradient of the past misses the outputs")
+def _(q, k, v, past, decay):
+    return retention(q, k, v, past.detach(), decay)[0], retention(q, k, v, past, decay)[1]
+
+
+@retention.mistake("the gradient of the past has decayed once too little")
+def _(q, k, v, past, decay):
+    shown = past / decay[:, None, None].clamp(min=0.1)
+    return retention(q, k, v, past.detach() + shown - shown.detach(), decay)
+
+
+@retention.mistake("backward does not hand the gradient from chunk to chunk of 16")
+def _(q, k, v, past, decay):
+    def step(n, state, q_n, gamma, write):
+        state = gamma * (state if n % 16 or n == 0 else state.detach()) + write
+        return q_n @ state, state
+
+    return _steps(q, k, v, past, decay, step)
+
+
+@retention.mistake("backward leaves a last ragged chunk of 16 without gradients")
+def _(q, k, v, past, decay):
+    whole = q.shape[2] // 16 * 16
+    inside = (torch.arange(q.shape[2]) < whole)[:, None] | (whole == 0)
+    return retention(*(torch.where(inside, x, x.detach()) for x in (q, k, v)), past, decay)

@@ -55,6 +55,20 @@ def _with(ids, parameters, h, *, angles=angles, decay=retnet_decay, retain=reten
     return decoder(ids, parameters, mix)
 
 
+EQUIVALENT = {
+    **dict.fromkeys(
+        ("decoder: x = x + positions -> (dropped)", "decoder: x + positions -> x - positions"),
+        "this model adds no positions to the embedding",
+    ),
+    **dict.fromkeys(
+        ("_with: k * d ** (-0.5) -> k / d ** (-0.5)", "_with: d ** (-0.5) -> d ** (-0.505)", "_with: d ** (-0.5) -> d ** 0.5"),
+        "the norm of each head, whose eps is 0, undoes any scale of the keys",
+    ),
+    "angles: 10000.0 ** (-exponent) -> 10100.0 ** (-exponent), bfloat16": (
+        "it turns the last of 150 tokens by 0.02 radian: a little less than bfloat16 is allowed"
+    ),
+}
+
 give_laws(retnet)
 
 

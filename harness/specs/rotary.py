@@ -2,6 +2,8 @@
 
 Pairs are adjacent (2i, 2i+1) as in the paper, GPT-J and RoFormer; GPT-NeoX and Llama pair i with i + d/2.
 Frequencies are base^(-2i/d), i = 0 ... d/2 - 1. Positions are given: a decoder starts where its past ends.
+Angles are exact here; an implementation may make them of float32 positions and frequencies, as Llama, transformers and
+FlashAttention do, and be off by some 2^-24 of each angle (0.06 radians at position 1,000,000), but not by more.
 """
 
 import torch
@@ -25,6 +27,8 @@ from harness.spec import Bunch, Case, spec
         "odd_widths": {"b": 3, "d": 22},
         "far": {"far": 4096},  # a table that ends too early, angles in a small dtype
         "very_far": {"far": 131072, "n": 11},  # positions in 16 bits
+        "million": {"far": 1_000_000, "n": 19},  # a table of any trained length, float32 that is a little less
+        "million_wide": {"far": 1_000_000, "n": 5, "d": 64},  # frequencies of which few are short in binary
         "base": {"base": 500.0},  # a base that is built in
     },
 )
@@ -36,6 +40,9 @@ def angles(position: Tensor, d: int, base: float = 10000.0) -> Tensor:
     """Angle [n d/2] of each pair at each position."""
     frequency = base ** (-torch.arange(0, d, 2, dtype=torch.float64, device=position.device) / d)
     return position.to(torch.float64)[:, None] * frequency
+
+
+EQUIVALENT = {"rotate: x[..., 0::2] -> x[..., 0:-1:2]": "the width is even, so the last feature is of the odd ones"}
 
 
 def rotate(x: Tensor, angle: Tensor) -> Tensor:
@@ -109,6 +116,32 @@ def _(x, position, *, base):
     return torch.cat([turned[..., :-2], x[..., -2:]], -1)
 
 
+@rotary.mistake("positions are rounded to bfloat16")
+def _(x, position, *, base):
+    return rotate(x, angles(position.to(torch.bfloat16), x.shape[-1], base))
+
+
+@rotary.mistake("positions above 65504 overflow float16, and are held at it")
+def _(x, position, *, base):
+    return rotate(x, angles(position.clamp(max=65504), x.shape[-1], base))
+
+
+@rotary.mistake("positions wrap around in 16 bits")
+def _(x, position, *, base):
+    return rotate(x, angles(position % 65536, x.shape[-1], base))
+
+
+@rotary.mistake("positions beyond a table of 131072 rows read its last row")
+def _(x, position, *, base):
+    return rotate(x, angles(position.clamp(max=131071), x.shape[-1], base))
+
+
 @rotary.family
 def large(x: Bunch, case: Case, rng: torch.Generator):
     return {"x": 100 * x.x + 30}
+
+
+@rotary.family
+def last(x: Bunch, case: Case, rng: torch.Generator):
+    """The last positions, one after another: a table one row short, neighbours that are one in a small dtype."""
+    return {"position": torch.arange(case.far - case.n, case.far)}

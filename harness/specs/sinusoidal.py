@@ -5,12 +5,14 @@ Feature 2i is sin(p * base^(-2i/d)), feature 2i + 1 its cosine. Where papers and
 - Frequencies are base^(-2i/d); tensor2tensor, fairseq and M2M100 spread them over base^(-i/(d/2 - 1)), both ends included.
 - Positions are given and start where the caller says; fairseq's first is the padding index plus one.
 - The row alone: it is the model that multiplies its embeddings by sqrt(d) before it adds this.
+- Angles are exact; an implementation may make them of float32 positions and frequencies, as all of these libraries do, and be
+  off by some 2^-24 of each angle (0.06 radians at position 1,000,000), but not by more.
 """
 
 import torch
 from torch import Tensor
 
-from harness.spec import Bunch, spec
+from harness.spec import Bunch, Case, spec
 
 
 @spec(
@@ -24,6 +26,7 @@ from harness.spec import Bunch, spec
         "narrow": {"d": 2},
         "wide": {"d": 128},
         "far": {"far": 4096},  # a table that ends too early, angles in a small dtype
+        "million": {"far": 1_000_000, "n": 19, "d": 6},  # a table of any trained length, positions in 16 bits
         "base": {"base": 500.0},  # a base that is built in
     },
 )
@@ -40,6 +43,12 @@ def angles(position: Tensor, d: int, base: float) -> Tensor:
 def alternate(angle: Tensor) -> Tensor:
     """Sine and cosine of each angle, side by side: [n d]."""
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2)
+
+
+@sinusoidal.family
+def last(x: Bunch, case: Case, rng: torch.Generator):
+    """The last positions, one after another: a table one row short, neighbours that are one in a small dtype."""
+    return {"position": torch.arange(case.far - case.n, case.far)}
 
 
 @sinusoidal.law
@@ -130,3 +139,23 @@ def _(position, *, d, base):
 @sinusoidal.mistake("rows are scaled to length one")
 def _(position, *, d, base):
     return alternate(angles(position, d, base)) * (2 / d) ** 0.5 if d > 2 else alternate(angles(position, d, base))
+
+
+@sinusoidal.mistake("positions are rounded to bfloat16")
+def _(position, *, d, base):
+    return alternate(angles(position.to(torch.bfloat16), d, base))
+
+
+@sinusoidal.mistake("positions above 65504 overflow float16, and are held at it")
+def _(position, *, d, base):
+    return alternate(angles(position.clamp(max=65504), d, base))
+
+
+@sinusoidal.mistake("positions wrap around in 16 bits")
+def _(position, *, d, base):
+    return alternate(angles(position % 65536, d, base))
+
+
+@sinusoidal.mistake("positions beyond a table of 131072 rows read its last row")
+def _(position, *, d, base):
+    return alternate(angles(position.clamp(max=131071), d, base))

@@ -26,6 +26,11 @@ def _with(ids, parameters, h, bias, visibility="causal"):
     return decoder(ids, parameters, mix)
 
 
+EQUIVALENT = dict.fromkeys(
+    ("decoder: x = x + positions -> (dropped)", "decoder: x + positions -> x - positions"),
+    "this model adds no positions to the embedding",
+)
+
 give_laws(transformer_alibi)
 
 

@@ -25,6 +25,11 @@ def transformer_rope(ids: Tensor, parameters: dict[str, Tensor], *, h: int = 4) 
     return decoder(ids, parameters, mix)
 
 
+EQUIVALENT = dict.fromkeys(
+    ("decoder: x = x + positions -> (dropped)", "decoder: x + positions -> x - positions"),
+    "this model adds no positions to the embedding",
+)
+
 give_laws(transformer_rope)
 
 

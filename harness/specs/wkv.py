@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from harness.spec import Bunch, Case, spec
+from harness.specs._past import give_laws
 
 
 @spec(
@@ -30,6 +31,7 @@ from harness.spec import Bunch, Case, spec
         "two_steps": {"n": 2},
         "whole_chunks": {"n": 32},  # no ragged chunk
         "long": {"n": 50, "b": 1, "d": 3},  # several chunks
+        "many_chunks": {"n": 300, "b": 1, "d": 3},  # sizes up to 256, and a ragged rest
         "wide": {"n": 11, "d": 70},
     },
 )
@@ -55,6 +57,15 @@ def recurrence(
     unit = torch.maximum(before_top, bonus + k).detach()
     old, new = torch.exp(before_top - unit), torch.exp(bonus + k - unit)
     return (old * before_num + new * v) / (old * before_den + new), num[-1] / den[-1], top[-1] + den[-1].log()
+
+
+EQUIVALENT = dict.fromkeys(
+    (
+        "recurrence: torch.maximum(faded, k_t).detach() -> torch.maximum(faded, k_t)",
+        "recurrence: torch.maximum(before_top, bonus + k).detach() -> torch.maximum(before_top, bonus + k)",
+    ),
+    "numerator and denominator have the same unit: it cancels, and so does its gradient",
+)
 
 
 def speeds(d: int) -> Tensor:
@@ -97,47 +108,10 @@ def extreme_decay(x: Bunch, case: Case, rng: torch.Generator):
 @wkv.family
 def no_past(x: Bunch, case: Case, rng: torch.Generator):
     """Nothing was seen before, and keys are so small that a maximum that starts at 0 hides them all."""
-    return {"k": x.k - 200, "decay": speeds(case.d), "past_weight": 0 * x.past_weight - 30000}
+    return {"k": x.k - 400, "decay": speeds(case.d), "past_weight": 0 * x.past_weight - 30000}
 
 
-STATE = ("past_mean", "past_weight")
-
-
-def _in_parts(run, x: Bunch, cuts: list[int]):
-    """Outputs and final state of a run in parts that begin at the cuts, and those of the whole."""
-    state, out = {name: x[name] for name in STATE}, []
-    for first, last in zip([0, *cuts], [*cuts, x.k.shape[1]], strict=True):
-        part = run(x, k=x.k[:, first:last], v=x.v[:, first:last], **state)
-        state = {"past_mean": part.state_mean, "past_weight": part.state_weight}
-        out.append(part.out)
-    whole = run(x)
-    return (torch.cat(out, 1), *state.values()), tuple(whole.values())
-
-
-@wkv.law(when=lambda case: case.n > 1)
-def two_halves_make_a_whole(run, x: Bunch, rng):
-    return _in_parts(run, x, [rng.randrange(1, x.k.shape[1])])
-
-
-@wkv.law(when=lambda case: 1 < case.n <= 64)
-def one_by_one_makes_a_whole(run, x: Bunch, rng):
-    return _in_parts(run, x, list(range(1, x.k.shape[1])))
-
-
-@wkv.law(when=lambda case: case.n > 1)
-def the_future_is_invisible(run, x: Bunch, rng):
-    now = rng.randrange(1, x.k.shape[1])
-    later = (torch.arange(x.k.shape[1], device=x.k.device) >= now)[:, None]
-    k, v = torch.where(later, -9 * x.k.flip(1), x.k), torch.where(later, 99 * x.v.flip(1), x.v)
-    return run(x).out[:, :now], run(x, k=k, v=v).out[:, :now]
-
-
-@wkv.law(when=lambda case: case.b > 1)
-def a_batch_is_its_rows(run, x: Bunch, rng):
-    row = rng.randrange(x.k.shape[0])
-    alone = run(x, **{name: x[name][row : row + 1] for name in ("k", "v", *STATE)})
-    whole = run(x)
-    return tuple(whole[name][row : row + 1] for name in whole), tuple(alone.values())
+give_laws(wkv)
 
 
 @wkv.law
@@ -346,3 +320,47 @@ def _(k, v, decay, bonus, past_mean, past_weight):
     weight = torch.exp(exponent - exponent.logsumexp(-1, keepdim=True).detach())
     wrong = torch.einsum("btdi,bid->btd", weight, torch.cat([past_mean[:, None], v], 1))
     return out.detach() + wrong - wrong.detach(), *state
+
+
+@wkv.mistake("all rows start from the past of the first")
+def _(k, v, decay, bonus, past_mean, past_weight):
+    return wkv(k, v, decay, bonus, past_mean[:1].expand_as(past_mean), past_weight[:1].expand_as(past_weight))
+
+
+_with_state(
+    "the final state has the last token twice",
+    lambda e, w, u: torch.cat([e[..., :-1], e[..., -1:] + torch.tensor(2.0).log()], -1),
+)
+
+
+@wkv.mistake("the gradient of the past misses the final state")
+def _(k, v, decay, bonus, past_mean, past_weight):
+    out, _, _ = wkv(k, v, decay, bonus, past_mean, past_weight)
+    return out, *wkv(k, v, decay, bonus, past_mean.detach(), past_weight.detach())[1:]
+
+
+@wkv.mistake("the gradient of the past misses the outputs")
+def _(k, v, decay, bonus, past_mean, past_weight):
+    out, _, _ = wkv(k, v, decay, bonus, past_mean.detach(), past_weight.detach())
+    return out, *wkv(k, v, decay, bonus, past_mean, past_weight)[1:]
+
+
+@wkv.mistake("the gradient of the past leaves out its weight")
+def _(k, v, decay, bonus, past_mean, past_weight):
+    return wkv(k, v, decay, bonus, past_mean, past_weight.detach())
+
+
+@wkv.mistake("backward does not hand the gradient from chunk to chunk of 16")
+def _(k, v, decay, bonus, past_mean, past_weight):
+    out, state = [], (past_mean, past_weight)
+    for first in range(0, k.shape[1], 16):
+        before = tuple(x.detach() for x in state) if first else state
+        one, *state = wkv(k[:, first : first + 16], v[:, first : first + 16], decay, bonus, *before)
+        out.append(one)
+    return torch.cat(out, 1), *state
+
+
+@wkv.mistake("backward leaves the decay of the final state out")
+def _(k, v, decay, bonus, past_mean, past_weight):
+    out, _, _ = wkv(k, v, decay, bonus, past_mean, past_weight)
+    return out, *wkv(k, v, decay.detach(), bonus, past_mean, past_weight)[1:]

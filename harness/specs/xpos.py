@@ -10,6 +10,7 @@ Where papers and libraries disagree, this side is taken:
 - Pairs are adjacent (2i, 2i + 1), and so are the two copies of zeta_i, as in the paper, torchscale and rotary-embedding-torch.
 - Nothing is masked. Keys that lie ahead of a query grow instead of decaying; a model shows only the past.
 - Scores are not scaled by d^-1/2. The rotation has base 10000, as everywhere; `scale_base` is 512 in all published code.
+- Angles are exact; an implementation may make them of float32 positions and frequencies, and be as far off as in `rotary`.
 - RetNet's "xPos" rotates only: its decay takes the place of zeta.
 """
 
@@ -35,6 +36,7 @@ from harness.specs.rotary import angles, rotate
         "wide": {"d": 64},
         "narrow": {"d": 2},
         "far": {"far": 2048},  # factors over the whole range of a small dtype, angles in a small dtype
+        "million": {"far": 1_000_000},  # a table of any trained length, positions in 16 bits, a middle of float16
         "short_base": {"scale_base": 32.0},  # a base that is built in
     },
 )
@@ -60,11 +62,32 @@ def scores(q: Tensor, k: Tensor, query: Tensor, key: Tensor, q_scale: Tensor, k_
     return q @ k.mT
 
 
+_CANCELS = "the scales of a query and a key have the middle with opposite signs, so that it leaves their product"
+_TWO_AXES = "scales have two axes: the last is axis 1"
+EQUIVALENT = {
+    "scales: query.min() + query.max() -> query.max() + query.max()": _CANCELS,
+    "scales: query.min() + query.max() -> query.min() + query.min()": _CANCELS,
+    "scores: q_scale.repeat_interleave(2, -1) -> q_scale.repeat_interleave(2, 1)": _TWO_AXES,
+    "scores: k_scale.repeat_interleave(2, -1) -> k_scale.repeat_interleave(2, 1)": _TWO_AXES,
+}
+
+# Further apart than this many scale bases (factors of up to 0.2857^-4 = 150), scores leave the range of a small dtype.
+APART = 4
+
+
+@xpos.family
+def normal(x: Bunch, case: Case, rng: torch.Generator):
+    """Positions end at `far`, and reach no further back than a small dtype can hold the scores of."""
+    reach = min(case.far, int(APART * case.scale_base))
+    return {name: case.far - reach + x[name] % reach for name in ("query", "key")}
+
+
 @xpos.family
 def past(x: Bunch, case: Case, rng: torch.Generator):
     """As a decoder has it: every key lies before every query, so every score decays; some are one step apart, some far."""
-    key = torch.randint(case.far // 2, (case.m,), generator=rng)
-    query = case.far // 2 + torch.randint(case.far // 2, (case.n,), generator=rng)
+    half = min(case.far, int(APART * case.scale_base)) // 2
+    key = case.far - 2 * half + torch.randint(half, (case.m,), generator=rng)
+    query = case.far - half + torch.randint(half, (case.n,), generator=rng)
     return {"key": key, "query": query}
 
 
@@ -75,7 +98,8 @@ def one_pair(x: Bunch, case: Case, rng: torch.Generator):
     return {"q": x.q * first, "k": x.k * first}
 
 
-@xpos.law
+# At a million float64 itself loses 1e-10 of a radian.
+@xpos.law(when=lambda case: case.far < 100_000)
 def only_the_distance_counts(run, x: Bunch, rng):
     query, key = x.query // 2, x.key // 2
     shift = torch.maximum(query.max(), key.max())
@@ -190,3 +214,19 @@ def _(q, k, query, key, *, scale_base):
     of_q, of_k = scales(query, key, shrinking(q.shape[-1]), scale_base)
     wrong = scores(q, k.detach(), query, key, 1 / of_q, of_k)
     return scores(q.detach(), k, query, key, of_q, of_k) + wrong - wrong.detach()
+
+
+@xpos.mistake("positions are rounded to bfloat16")
+def _(q, k, query, key, *, scale_base):
+    return xpos(q, k, *(position.to(torch.bfloat16).long() for position in (query, key)), scale_base=scale_base)
+
+
+@xpos.mistake("positions above 65504 overflow float16, and are held at it")
+def _(q, k, query, key, *, scale_base):
+    return xpos(q, k, query.clamp(max=65504), key.clamp(max=65504), scale_base=scale_base)
+
+
+@xpos.mistake("angles beyond a table of 131072 rows are those of its last row")
+def _(q, k, query, key, *, scale_base):
+    of_q, of_k = scales(query, key, shrinking(q.shape[-1]), scale_base)
+    return scores(q, k, query.clamp(max=131071), key.clamp(max=131071), of_q, of_k)

@@ -1,0 +1,139 @@
+"""A language model of Hyena operators of order 2, with implicit filters (Poli et al. 2023, arXiv:2302.10866, section 3).
+
+The operator is that of `hyena_operator`: y = q * (filter conv (k * v)), with a short filter over each of q, k and v before.
+Where papers and libraries disagree, this side is taken:
+- Order 2 is that of the official code (safari): two gates and one long filter.
+- Time is i / (t - 1) for tap i, for a model that is trained at length t: the code's `l_max`. The code makes l_max taps and cuts
+  longer inputs silently; here the same functions of time go on, and there is no longest input.
+- Features of time are time itself, then cosines, then minus sines of 8 bands from 1e-4 to 7, at 2 pi i / t; three hidden layers
+  of 16, each followed by a sine whose learned frequencies all three share; the last matrix has no bias.
+- The window is exp(-|delta| time), with delta from log(0.01) / 1.5 to log(0.01) / 0.3 over the channels, and nothing is added.
+- q, k, v and the output have a matrix each and no bias, as the other models have.
+The skeleton is `_decoder`.
+"""
+
+import math
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from harness.spec import spec
+from harness.specs._decoder import CONTRACT, PARAMETERS, decoder, give_laws
+from harness.specs._mixer import own
+from harness.specs._transformer import NO_POSITIONS
+from harness.specs.hyena_operator import convolve, hyena_operator, short_convolution
+
+FILTERS = """
+    blocks.*.mixer.short.weight[3 d 3], blocks.*.mixer.short.bias[3 d], blocks.*.mixer.skip[d]
+    blocks.*.mixer.filter.frequency[16]
+    blocks.*.mixer.filter.layers.0.weight[16 17], blocks.*.mixer.filter.layers.0.bias[16]
+    blocks.*.mixer.filter.layers.1.weight[16 16], blocks.*.mixer.filter.layers.1.bias[16]
+    blocks.*.mixer.filter.layers.2.weight[16 16], blocks.*.mixer.filter.layers.2.bias[16]
+    blocks.*.mixer.filter.last.weight[d 16]
+"""
+CASES = {
+    "plain": {},
+    "one_token": {"n": 1},
+    "two_tokens": {"n": 2},  # shorter than the short filter
+    "beyond": {"t": 16},  # longer than what it is trained at
+    "power_of_two": {"n": 32, "t": 32},  # a transform that wraps around
+    "long": {"n": 130, "t": 100, "b": 1, "l": 1},
+    "three_layers": {"l": 3, "n": 19, "b": 1},
+    "wide": {"d": 96, "n": 11, "l": 1},
+}
+
+
+@spec(CONTRACT, parameters=PARAMETERS + FILTERS, cases=CASES, b=3, n=37, d=24, f=40, v=29, l=2)
+def hyena_lm(ids: Tensor, parameters: dict[str, Tensor], *, t: int = 40) -> Tensor:
+    return _with(ids, parameters, t)
+
+
+def time_features(n: int, t: int, device: torch.device | None = None) -> Tensor:
+    """[n 17]: time, cosines and minus sines."""
+    step = torch.arange(n, dtype=torch.float64, device=device)[:, None]
+    angle = torch.linspace(1e-4, 7, 8, dtype=torch.float64, device=device) * (2 * math.pi / t) * step
+    return torch.cat([step / (t - 1), angle.cos(), -angle.sin()], -1)
+
+
+def window(n: int, t: int, d: int, device: torch.device | None = None) -> Tensor:
+    """[n d]: how much of each tap is left."""
+    fading = torch.linspace(math.log(0.01) / 1.5, math.log(0.01) / 0.3, d, dtype=torch.float64, device=device)
+    return torch.exp(fading * torch.arange(n, dtype=torch.float64, device=device)[:, None] / (t - 1))
+
+
+def filters(n: int, t: int, project, features=time_features, faded=window, sine=torch.sin) -> Tensor:
+    """n taps of the filter of each channel [d n]."""
+    frequency = own(project, "filter.frequency")
+    hidden = features(n, t, frequency.device)
+    for layer in ("filter.layers.0", "filter.layers.1", "filter.layers.2"):
+        hidden = sine(frequency * project(hidden, layer))
+    taps = project(hidden, "filter.last")
+    return (taps * faded(n, t, taps.shape[1], taps.device)).mT
+
+
+def _with(ids, parameters, t, taps=filters, operator=hyena_operator):
+    def mix(x, project):
+        projected = torch.stack([project(x, name).mT for name in "qkv"], 1)
+        long = taps(x.shape[1], t, project)[None]
+        out = operator(
+            projected, *(own(project, name) for name in ("short.weight", "short.bias")), long, own(project, "skip")[None]
+        )
+        return project(out.mT, "o")
+
+    return decoder(ids, parameters, mix)
+
+
+EQUIVALENT = NO_POSITIONS
+
+give_laws(hyena_lm)
+
+
+def _mistaken(name: str, **parts) -> None:
+    hyena_lm.mistake(name)(lambda ids, parameters, *, t: _with(ids, parameters, t, **parts))
+
+
+def _future_too(projected, short, short_bias, filter, skip):
+    gate, k, v = short_convolution(projected, short, short_bias).unbind(1)
+    return gate * (convolve(filter[0], k * v) + convolve(filter[0], (k * v).flip(-1)).flip(-1) + skip[0][:, None] * k * v)
+
+
+def _gates_exchanged(projected, *rest):
+    return hyena_operator(projected[:, [1, 0, 2]], *rest)
+
+
+def _short_turned(projected, short, *rest):
+    return hyena_operator(projected, short.flip(-1), *rest)
+
+
+def _no_skip(projected, short, short_bias, filter, skip):
+    return hyena_operator(projected, short, short_bias, filter, 0 * skip)
+
+
+def _wraps(projected, short, short_bias, filter, skip):
+    gate, k, v = short_convolution(projected, short, short_bias).unbind(1)
+    n = projected.shape[-1]
+    long = torch.fft.irfft(torch.fft.rfft(filter[0], n) * torch.fft.rfft(k * v, n), n)
+    return gate * (long + skip[0][:, None] * k * v)
+
+
+def _cut(n, t, project):
+    return F.pad(filters(min(n, t), t, project), (0, max(0, n - t)))
+
+
+_mistaken("sees the future", operator=_future_too)
+_mistaken("the convolution wraps around", operator=_wraps)
+_mistaken("the two gates are exchanged", operator=_gates_exchanged)
+_mistaken("the short filter meets the newest token first", operator=_short_turned)
+_mistaken("there is no skip", operator=_no_skip)
+_mistaken("filters do not fade", taps=partial(filters, faded=lambda n, t, d, device: torch.ones(1, d)))
+_mistaken("all filters fade alike", taps=partial(filters, faded=lambda n, t, d, device: window(n, t, d)[:, :1]))
+_mistaken("time runs to the end of the input", taps=lambda n, t, project: filters(n, max(2, n), project))
+_mistaken("time is i / t", taps=partial(filters, faded=lambda n, t, d, device: window(n, t + 1, d)))
+_mistaken("filters end where the training does", taps=_cut)
+_mistaken("filters have tanh in place of sines", taps=partial(filters, sine=torch.tanh))
+_mistaken(
+    "bands are without the time",
+    taps=partial(filters, features=lambda n, t, device: time_features(n, t) * (torch.arange(17) > 0)),
+)
