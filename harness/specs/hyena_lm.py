@@ -16,7 +16,6 @@ import math
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from harness.spec import spec
@@ -118,8 +117,8 @@ def _wraps(projected, short, short_bias, filter, skip):
     return gate * (long + skip[0][:, None] * k * v)
 
 
-def _cut(n, t, project):
-    return F.pad(filters(min(n, t), t, project), (0, max(0, n - t)))
+def _again(n, t, project):
+    return filters(t, t, project)[:, torch.arange(n) % t]
 
 
 _mistaken("sees the future", operator=_future_too)
@@ -131,7 +130,7 @@ _mistaken("filters do not fade", taps=partial(filters, faded=lambda n, t, d, dev
 _mistaken("all filters fade alike", taps=partial(filters, faded=lambda n, t, d, device: window(n, t, d)[:, :1]))
 _mistaken("time runs to the end of the input", taps=lambda n, t, project: filters(n, max(2, n), project))
 _mistaken("time is i / t", taps=partial(filters, faded=lambda n, t, d, device: window(n, t + 1, d)))
-_mistaken("filters end where the training does", taps=_cut)
+_mistaken("filters begin again where the training ends", taps=_again)
 _mistaken("filters have tanh in place of sines", taps=partial(filters, sine=torch.tanh))
 _mistaken(
     "bands are without the time",

@@ -21,8 +21,8 @@ def drawn(name: str, family: str) -> tuple[Case, Bunch]:
 
 
 @each_family
-# The library divides by d - 2.
-@pytest.mark.parametrize("name", [name for name in xpos.cases if name != "narrow"])
+# The library divides by d - 2, and its powers of a million positions from their middle are infinite, or 0.
+@pytest.mark.parametrize("name", [name for name in xpos.cases if name != "narrow" and "million" not in name])
 def test_rotary_embedding_torch(name: str, family: str, agree: Any, in_float64: Any) -> None:
     library = pytest.importorskip(
         "rotary_embedding_torch.rotary_embedding_torch", reason=f"rotary-embedding-torch is not installed: {INSTALL}"
