@@ -60,7 +60,7 @@ def plan_(words: Words = None) -> None:
         counts[cell.subject, cell.device] = counts.get((cell.subject, cell.device), 0) + 1
     for (subject, device), count in counts.items():
         typer.echo(f"{count:6} cells  {subject}  on {device}")
-    typer.echo(f"{len(todo)} cells to ask, {len(answered)} answered already in {request.store.root}/")
+    typer.echo(f"{len(todo)} cells to ask{request.about(todo)}, {len(answered)} answered already in {request.store.root}/")
 
 
 @app.command()
@@ -70,6 +70,8 @@ def run(words: Words = None) -> None:
 
     request = _Request(words)
     todo, records = request.split()
+    if said := request.about(todo):
+        typer.echo(f"{len(todo)} cells{said}; interrupted, it goes on where it was", err=True)
     records += progress.follow(todo, request.limits, request.store, request.suite)
     typer.echo(report.render(report.tables(request.suite, records), "text"))
     files = report.write(request.store.root, request.title, request.suite, request.stored())
@@ -258,6 +260,13 @@ class _Request:
             cells = [*plan.cells(everything, self.suite), *self.cells]
         newest = {record.cell.key: record for record in self.store.read(self.name, where or machine.name())}
         return [newest[key] for key in dict.fromkeys(cell.key for cell in cells) if key in newest]
+
+    def about(self, todo: list[Any]) -> str:
+        """How long these cells will take, where the suite has an idea of that."""
+        if not todo or not hasattr(self.suite, "cost"):
+            return ""
+        seconds = sum(self.suite.cost(cell) for cell, _ in todo) / min(self.limits.workers, len(todo))
+        return f", about {seconds / 60:.0f} minutes" if seconds > 90 else f", about {seconds:.0f} seconds"
 
     def split(self) -> tuple[list[Any], list[Any]]:
         return plan.unanswered(self.cells, self.suite, self.store, self.selection.words["rerun"])
