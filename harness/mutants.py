@@ -9,6 +9,7 @@ import ast
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from itertools import pairwise
 from pathlib import Path
 from types import CodeType, ModuleType
@@ -134,6 +135,7 @@ def _parts(spec: Spec) -> list[_Part]:
     home = sys.modules[spec.function.__module__]
     trees: dict[str, dict[str, ast.stmt]] = {}
     used: dict[str, set[str]] = {}
+    imported: dict[str, dict[str, None]] = {home.__name__: {}}
     waiting: list[tuple[ModuleType, str]] = [(home, spec.function.__name__)]
     while waiting:
         module, name = waiting.pop()
@@ -146,9 +148,10 @@ def _parts(spec: Spec) -> list[_Part]:
         elif name not in definitions:
             other = getattr(vars(module).get(name), "__module__", None) or ""
             if other != module.__name__ and other.startswith("harness.specs._"):
+                imported.setdefault(module.__name__, {})[other] = None
                 waiting.append((sys.modules[other], name))
     parts = []
-    for module in (sys.modules[name] for name in reversed(used)):
+    for module in (sys.modules[name] for name in TopologicalSorter(imported).static_order()):
         needed = {name: node for name, node in trees[module.__name__].items() if name in used[module.__name__]}
         parts.append(_Part(module, needed, {name: _compiled(module, node) for name, node in needed.items()}))
     return parts
