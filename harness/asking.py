@@ -158,11 +158,12 @@ def _strided(tensor: Tensor) -> Tensor:
 def _poisoned_memory() -> Iterator[None]:
     """New memory is NaN: what is returned unwritten shows. (This is torch's own fill of uninitialized memory.)"""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    # torch.use_deterministic_algorithms does this, and imports the whole compiler, a second, to tell it.
+    torch._C._set_deterministic_algorithms(True, warn_only=True)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch._C._set_deterministic_algorithms(before[0], warn_only=before[1])
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

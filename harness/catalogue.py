@@ -125,6 +125,9 @@ def find(kind: str, name: str) -> Item:
 def implementation(spec: str, name: str) -> Item:
     """The implementation `name` of a spec: a name of this project, a file, or a module."""
     full = f"{spec}/{name}"
+    own = HOME / "implementations" / spec / f"{name}.py"
+    if name.isidentifier() and not name.startswith("_") and own.is_file():
+        return Item("implementation", full, own)
     known = implementations()
     if full in known:
         return known[full]

@@ -4,7 +4,8 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from typing import Any
 
 OK, WRONG, UNSUPPORTED = "ok", "wrong", "unsupported"
@@ -26,10 +27,11 @@ class Cell:
     seed: int = 0
     settings: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Ten hexadecimal digits that stand for this cell in messages and in `harness again`."""
-        return hashlib.sha256(_json(asdict(self)).encode()).hexdigest()[:10]
+        told = {each.name: getattr(self, each.name) for each in fields(self)}
+        return hashlib.sha256(_json(told).encode()).hexdigest()[:10]
 
     @property
     def subject(self) -> str:

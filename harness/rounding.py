@@ -21,6 +21,8 @@ Function = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 # products are not correctly rounded. Honest float32 code (torch's fused attention with widths of 128, whose log-sum-exp is off
 # by more) reached 3.4 budgets in a row at 2^-24; at 2^-23 see `compare`.
 U32 = 2.0**-23
+# Standard deviation of a number that is uniform over the 256 values of a byte.
+DEVIATION_OF_A_BYTE = math.sqrt((256**2 - 1) / 12)
 # Elements that one intermediate may have over all samples of a chunk: 2^20 float64 are 8 MiB.
 CHUNK_ELEMENTS = 2**20
 
@@ -152,11 +154,11 @@ def grid_error(x: Tensor, dtype: torch.dtype, average: bool = False) -> Tensor:
     info = torch.finfo(dtype)
     # The exponent bits alone are the power of two below |x|.
     power = (x.contiguous().view(torch.int64) & 0x7FF0_0000_0000_0000).view(torch.float64)
-    ulp = power.clamp(min=info.tiny) * info.eps
-    part = x / ulp
-    part = part.sub_(part.floor())
-    part = (part != 0) / math.sqrt(6) if average else part.mul_(1 - part).sqrt_()
-    return part.mul(ulp).nan_to_num_(nan=0.0, posinf=0.0)
+    power = power.clamp(min=info.tiny)
+    if average:
+        return power.mul_(info.eps / math.sqrt(6)).mul_(x != x.to(dtype)).nan_to_num_(nan=0.0, posinf=0.0)
+    off = (x - x.to(dtype)).abs_()
+    return power.mul_(info.eps).sub_(off).mul_(off).clamp(min=0).sqrt_().nan_to_num_(nan=0.0, posinf=0.0)
 
 
 def floor(dtype: torch.dtype) -> float:
@@ -170,15 +172,23 @@ class Machine(TorchDispatchMode):
 
     Errors are uniform noise with the standard deviation of stochastic rounding, sqrt(f (1 - f)) ulp, not rounded values: a
     value just above the grid rounds up so rarely that a few true roundings would mostly show no error at all. It is never
-    below the error of rounding to nearest, min(f, 1 - f) ulp, and it is zero for values that are representable."""
+    below the error of rounding to nearest, min(f, 1 - f) ulp, and it is zero for values that are representable.
+
+    An `exact` machine errs nowhere: it learns how large a run is (`largest`), and whether something is made of no input
+    (`drawn_once`)."""
 
     def __init__(self, dtype: torch.dtype, generator: torch.Generator, intermediates: bool = False):
         super().__init__()
         self.dtype, self.generator, self.intermediates = dtype, generator, intermediates
+        self.exact = False
         self.largest = 1
         self.drawn_once = False
         self.unknown: set[str] = set()
         self.start()
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else torch imports its compiler, a second, to keep it away from a function that nobody compiles
 
     def start(self) -> None:
         """Forget the tensors of the last run. What is remembered goes by the address of its storage, and is kept alive."""
@@ -197,6 +207,8 @@ class Machine(TorchDispatchMode):
             with self:
                 return decomposition_table[op](*args, **kwargs)
         constant = self.note_constants(args, kwargs, mutable)
+        if self.exact:
+            return self.surveyed(op(*args, **kwargs), name, constant)
         if name not in EXACT:
             if not mutable:
                 args = tuple(self.recomputed(arg) for arg in args)
@@ -214,10 +226,24 @@ class Machine(TorchDispatchMode):
             self.constants.update((_address(r), r) for r in results)
         return result
 
+    def surveyed(self, result: Any, name: str, constant: bool) -> Any:
+        """The result of an operation, noted but left as it is."""
+        for r in filter(_floating, _tensors(result if isinstance(result, (tuple, list)) else [result])):
+            self.largest = max(self.largest, r.numel())
+            if constant:
+                self.drawn_once |= name not in EXACT
+                self.constants[_address(r)] = r
+        return result
+
     def noise(self, deviation: Tensor) -> Tensor:
         """Zero-mean noise of this standard deviation; what has none (an infinity's neighbourhood) gets none."""
-        draw = torch.rand(deviation.shape, generator=self.generator, device=deviation.device)
-        return (deviation * draw.sub_(0.5).mul_(math.sqrt(12))).nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+        # A byte of randomness an element: uniform over 256 values is uniform enough, and four times as fast as torch.rand.
+        words = torch.randint(
+            -(2**63), 2**63 - 1, (deviation.numel() // 8 + 1,), generator=self.generator, device=deviation.device
+        )
+        bytes_ = words.view(torch.int8)[: deviation.numel()]
+        uniform = bytes_.view(deviation.shape).add(0.5).div_(DEVIATION_OF_A_BYTE)
+        return uniform.mul(deviation).nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
 
     def read(self, x: Any) -> Any:
         """An operand in the tested dtype. How far it is from the grid depends on how the formula is written (normalised weights
@@ -228,8 +254,8 @@ class Machine(TorchDispatchMode):
 
     def note_constants(self, args: Any, kwargs: Any, mutable: bool) -> bool:
         """Whether the result comes from no input: angles, decays, masks. Nobody makes these in the tested dtype."""
-        tensors = [t for t in torch.utils._pytree.tree_leaves((args, kwargs)) if _floating(t)]
-        constant = all(_address(t) in self.constants for t in tensors)
+        tensors = [t for t in _tensors((*args, *kwargs.values())) if _floating(t)]
+        constant = not tensors or (bool(self.constants) and all(_address(t) in self.constants for t in tensors))
         if mutable and not constant and tensors:
             self.constants.pop(_address(tensors[0]), None)
         return constant
@@ -249,7 +275,7 @@ class Machine(TorchDispatchMode):
     def recomputed(self, x: Any) -> Any:
         """Softmax weights as each reader may find them: kernels recompute them in the backward pass, and merge partial results,
         from a rounded log of the sum. Without this, the error cancels against that of the sum."""
-        found = self.weights.get(_address(x)) if _floating(x) else None
+        found = self.weights.get(_address(x)) if self.weights and _floating(x) else None
         if found is None or found[0].numel() != x.numel():
             return x
         relative = found[1].as_strided(x.size(), x.stride(), x.storage_offset())
@@ -274,8 +300,6 @@ class Machine(TorchDispatchMode):
 
     def disturb(self, r: Tensor, name: str, size: Tensor, args: Any, constant: bool) -> None:
         """Add to `r`, in place, the error of float32, and of the tested dtype where that is what the value is stored in."""
-        self.largest = max(self.largest, r.numel())
-        self.drawn_once |= constant
         outer = name in ("mul", "mm", "bmm") and not constant and all(_floating(x) and x.numel() < r.numel() for x in args)
         if r.is_complex():
             r, size = torch.view_as_real(r), size.unsqueeze(-1)
@@ -285,13 +309,19 @@ class Machine(TorchDispatchMode):
             for x in args if name in ("add", "sub") else ():
                 # Where both are: what cancels to a round number was off before.
                 whole = whole & (x == x.float()) if _floating(x) and not x.is_complex() else whole
-            size = size * ~whole
+            size = size.masked_fill(whole, 0.0)
         r.add_(self.noise(size.expand_as(r)), alpha=U32)
         if outer:
             # An outer product is a step of a sum: chunked code multiplies whole chunks of (decayed, rounded) operands.
             r.add_(self.noise(grid_error(r, self.dtype, average=True)))
         if self.intermediates and not constant:
             r.add_(self.noise(grid_error(r, self.dtype)))
+
+
+def _tensors(args: Any) -> list[Tensor]:
+    """The tensors among the arguments of an operation, and in the lists among them."""
+    lists = [[x] if isinstance(x, Tensor) else x for x in args if isinstance(x, Tensor | list | tuple)]
+    return [x for part in lists for x in part if isinstance(x, Tensor)]
 
 
 def _floating(x: Any) -> bool:
@@ -368,23 +398,27 @@ def spread(
     function: Function, x: dict[str, Tensor], dtype: torch.dtype, *, seed: int, samples: int = 16, intermediates: bool = False
 ) -> dict[str, Tensor]:
     """[samples, ...] float64 per output: what the modelled machine may return. Infinite where `dtype` overflows."""
+    return truth_and_spread(function, x, dtype, seed=seed, samples=samples, intermediates=intermediates)[1]
+
+
+def truth_and_spread(
+    function: Function, x: dict[str, Tensor], dtype: torch.dtype, *, seed: int, samples: int = 16, intermediates: bool = False
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """`truth` and `spread`, with no more runs of the function than both together need."""
     x = _double(x)
     batched = {name: 0 if value.is_floating_point() else None for name, value in x.items()}
     device = next(iter(x.values())).device
     machine = Machine(dtype, torch.Generator(device).manual_seed(seed), intermediates)
-    drawn: list[dict[str, Tensor]] = []
-    # From the first chunk, of one sample, the others learn how much memory a sample takes, and whether the function makes
-    # something without its inputs (angles, decays), which is drawn once a chunk: then there are four chunks or more.
-    while (done := sum(len(next(iter(part.values()))) for part in drawn)) < samples:
-        size = (
-            min(samples - done, max(1, min(samples // 3 if machine.drawn_once else samples, CHUNK_ELEMENTS // machine.largest)))
-            if drawn
-            else 1
-        )
-        if not any(dim == 0 for dim in batched.values()):
-            size = 1
-        drawn.append(_draw(function, x, batched, size, machine))
-    return {name: torch.cat([part[name] for part in drawn]) for name in drawn[0]}
+    machine.exact = True
+    with machine:
+        exact = {name: value.detach() for name, value in function(x).items()}
+    machine.exact = False
+    # What the function makes without its inputs (angles, decays) is drawn once a chunk: then there are four chunks or more.
+    size = max(1, min(samples // 4 if machine.drawn_once else samples, CHUNK_ELEMENTS // machine.largest))
+    if not any(dim == 0 for dim in batched.values()):
+        size = 1
+    drawn = [_draw(function, x, batched, min(size, samples - done), machine) for done in range(0, samples, size)]
+    return exact, {name: torch.cat([part[name] for part in drawn]) for name in drawn[0]}
 
 
 def _draw(
@@ -404,9 +438,7 @@ def _draw(
 def _stored(value: Tensor, machine: Machine) -> Tensor:
     if value.dtype != torch.float64:
         return value
-    value = value + machine.noise(grid_error(value, machine.dtype))
-    least = floor(machine.dtype)
-    value = value + machine.noise(torch.full_like(value, least))
+    value = value + machine.noise(torch.hypot(grid_error(value, machine.dtype), torch.full_like(value, floor(machine.dtype))))
     return torch.where(value.abs() > torch.finfo(machine.dtype).max, value.sign() * math.inf, value)
 
 
@@ -414,9 +446,15 @@ def budget(
     function: Function, x: dict[str, Tensor], dtype: torch.dtype, *, seed: int, samples: int = 16, intermediates: bool = False
 ) -> dict[str, Tensor]:
     """Per element of each output, the RMS deviation of `spread` from `truth`, float64. Infinite where `dtype` overflows."""
-    exact = truth(function, x)
-    found = spread(function, x, dtype, seed=seed, samples=samples, intermediates=intermediates)
-    return {name: _deviation(found[name].double(), exact[name].double()) for name in exact}
+    return truth_and_budget(function, x, dtype, seed=seed, samples=samples, intermediates=intermediates)[1]
+
+
+def truth_and_budget(
+    function: Function, x: dict[str, Tensor], dtype: torch.dtype, **words: Any
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """`truth` and `budget`, with no more runs of the function than both together need."""
+    exact, found = truth_and_spread(function, x, dtype, **words)
+    return exact, {name: _deviation(found[name].double(), exact[name].double()) for name in exact}
 
 
 def _deviation(found: Tensor, exact: Tensor) -> Tensor:

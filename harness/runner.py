@@ -27,7 +27,9 @@ from harness import machine
 from harness.cell import CRASHED, OK, OUT_OF_MEMORY, TIMED_OUT, UNSUPPORTED, WRONG, Answer, Cell, Record, _finite
 from harness.store import Store
 
-CELLS_A_WORKER = 64
+# Cells that share a worker: few enough to be shared out evenly (so many shares for each worker), many enough that starting one,
+# a second or two, is not what takes the time.
+SHARES, LEAST_CELLS, MOST_CELLS = 4, 64, 512
 LONGEST_MESSAGE = 2**24
 SECONDS_BETWEEN_LOOKS = 0.2
 
@@ -53,7 +55,7 @@ def run(
 ) -> Iterator[Record]:
     """Answer cells (each with the digests of its code) in any order; each record is stored before it is yielded."""
     run_id = secrets.token_hex(4)
-    waiting = deque(_batches(cells))
+    waiting = deque(_batches(cells, limits.workers))
     workers = [Worker(limits) for _ in range(min(limits.workers, len(waiting)))]
     try:
         while waiting or any(worker.busy for worker in workers):
@@ -73,12 +75,12 @@ def run(
             worker.stop()
 
 
-def _batches(cells: Sequence[tuple[Cell, dict[str, str]]]) -> list[list[tuple[Cell, dict[str, str]]]]:
+def _batches(cells: Sequence[tuple[Cell, dict[str, str]]], workers: int) -> list[list[tuple[Cell, dict[str, str]]]]:
     """Runs of cells of one implementation and variant, short enough to be shared out evenly."""
-    batches = []
+    batches, size = [], min(max(len(cells) // (SHARES * workers), LEAST_CELLS), MOST_CELLS)
     for _, group in groupby(cells, key=lambda pair: (pair[0].suite, pair[0].subject)):
         mates = list(group)
-        batches += [mates[i : i + CELLS_A_WORKER] for i in range(0, len(mates), CELLS_A_WORKER)]
+        batches += [mates[i : i + size] for i in range(0, len(mates), size)]
     return batches
 
 
@@ -156,7 +158,8 @@ class Worker:
         # A file in the current folder must not stand in for a module of the same name.
         os.environ["PYTHONSAFEPATH"] = "1"
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["__main__", "harness.worker"])
+        # What nearly every cell imports, torch's gradients among them; not triton, which is told on import whether to interpret.
+        context.set_forkserver_preload(["__main__", "harness.worker", "torch.fx.experimental.symbolic_shapes", "pandas"])
         handle, self.output = tempfile.mkstemp(prefix="harness-", suffix=".log")
         os.close(handle)
         self.line, theirs = socket.socketpair()

@@ -51,9 +51,8 @@ def judge(
     if not answers or not all(answers.values()):
         return Verdict(float("inf"), "", {}, "  nothing was compared")
     x = {name: tensor.cpu() for name, tensor in x.items()}
-    truth = rounding.truth(function, x)
     for grade in GRADES:
-        budget = rounding.budget(function, x, dtype, seed=seed, intermediates=grade != "A")
+        truth, budget = rounding.truth_and_budget(function, x, dtype, seed=seed, intermediates=grade != "A")
         by_way = {way: {n: compare.score(got[n].cpu(), truth[n], budget[n]) for n in got} for way, got in answers.items()}
         if grade == "A":
             strict, allowed = by_way, budget

@@ -32,6 +32,13 @@ def test_cells_per_second_of_correctness(benchmark, spec: str):
     benchmark.extra_info["cells per second"] = round(len(asked) / benchmark.stats["median"], 1)
 
 
+def test_the_whole_of_correctness_for_one_attention(benchmark):
+    asked = cells({"suite": "correctness", "spec": "attention", "impl": "plain"})
+    records = benchmark.pedantic(lambda: list(runner.run(asked, runner.Limits(), None)), rounds=1)
+    benchmark.extra_info["cells per second"] = round(len(asked) / benchmark.stats["median"], 1)
+    assert all(record.outcome == "ok" for record in records), "an honest implementation is not ok: its time says nothing"
+
+
 def test_overhead_of_a_worker_per_cell(benchmark):
     asked = cells(CHEAP)
     one = runner.Limits(workers=1)
