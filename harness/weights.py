@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 
 
 def folder() -> Path:
@@ -27,12 +28,14 @@ def trained(made_of: Mapping[str, Any], train: Callable[[], dict[str, Any]]) -> 
     """
     key = hashlib.sha256(json.dumps(dict(made_of), sort_keys=True).encode()).hexdigest()[:24]
     path = folder() / "weights" / f"{key}.pt"
-    if path.exists():
-        return torch.load(path, weights_only=True), True
-    made = train()
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Under another name first: a file of this name is always whole, whenever a run is killed.
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
-        torch.save(made, part)
-    os.replace(part.name, path)
+    # Two that want the same weights at once do not both train; the lock ends with the process that holds it.
+    with FileLock(path.with_suffix(".lock")):
+        if path.exists():
+            return torch.load(path, weights_only=True), True
+        made = train()
+        # Under another name first: a file of this name is always whole, whenever a run is killed.
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
+            torch.save(made, part)
+        os.replace(part.name, path)
     return made, False

@@ -182,7 +182,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, seen: Tensor, s
     score = (q @ k.mT) * (q.shape[-1] ** -0.5 if scale is None else scale)
     if bias is not None:
         score = score + bias
-    score = score.masked_fill(~seen, -torch.inf)
+    return averaged(v, score.masked_fill(~seen, -torch.inf))
+
+
+def averaged(v: Tensor, score: Tensor) -> Tensor:
+    """Values [b h m e] by softmax weights of the scores [b h n m]: -inf hides, and where all is hidden come zeros."""
     top = score.amax(-1, keepdim=True).detach()
     weight = torch.exp(score - torch.where(top.isfinite(), top, 0.0))
     total = weight.sum(-1, keepdim=True)
@@ -195,12 +199,12 @@ EQUIVALENT = {
     "same_document: documents[:, place.clamp(min=0)] -> documents[:, place]": _HIDDEN,
     "same_document: place.clamp(min=0) -> place.clamp(min=-1)": _HIDDEN,
     "attend: q.shape[-1] ** (-0.5) if scale is None else scale -> q.shape[-1] ** (-0.5)": "only mistakes give another scale",
-    "attend: score.amax(-1, keepdim=True).detach() -> score.amax(-1, keepdim=True)": "it cancels, and so does its gradient",
-    "attend: torch.where(top.isfinite(), top, 0.0) -> torch.where(top.isfinite(), top, 1.0)": (
+    "averaged: score.amax(-1, keepdim=True).detach() -> score.amax(-1, keepdim=True)": "it cancels, and so does its gradient",
+    "averaged: torch.where(top.isfinite(), top, 0.0) -> torch.where(top.isfinite(), top, 1.0)": (
         "where no key is seen all scores are -inf, less anything finite"
     ),
-    "attend: torch.where(total > 0, total, 1.0) -> torch.where(total > 0, total, 1.01)": _NO_WEIGHT,
-    "attend: torch.where(total > 0, total, 1.0) -> torch.where(total > 0, total, -1.0)": _NO_WEIGHT,
+    "averaged: torch.where(total > 0, total, 1.0) -> torch.where(total > 0, total, 1.01)": _NO_WEIGHT,
+    "averaged: torch.where(total > 0, total, 1.0) -> torch.where(total > 0, total, -1.0)": _NO_WEIGHT,
 }
 
 

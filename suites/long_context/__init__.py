@@ -1,7 +1,6 @@
 """Does it hold past its training length? Language models trained alike at a short context, then asked at up to 16 times that."""
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from itertools import groupby
 from typing import Any
@@ -9,13 +8,12 @@ from typing import Any
 import pandas as pd
 import torch
 
-from harness import Unsupported, catalogue, judge, text, weights
+from harness import Unsupported, catalogue, judge, text
 from harness.cell import OK, Answer, Cell, Record
 from harness.implementation import Implementation
-from harness.nn import train
 from harness.plan import Selection, WrongRequest
 
-from . import bits_per_byte, recall
+from . import bits_per_byte, recall, training
 
 settings = {"scale": "default", "text": ""}
 choices = {"scale": ("smoke", "default")}
@@ -23,13 +21,16 @@ limits = {"timeout": 1800.0, "memory": 8.0}
 
 CONTRACT = "ids[b n]:int<v -> logits[b n v]"
 TIMES = (1, 2, 4, 8, 16)
-# length: the context that is trained at, in bytes; model: sizes of every contestant; share and questions: of the windows,
-# how many hold recall episodes, and how many questions each of those holds; windows and trials: what is measured on.
+# length: the context that is trained at, in bytes; model: sizes of every contestant, its f chosen so that it has about so many
+# parameters; rates: learning rates to choose from; share and questions: of the windows, how many hold recall episodes, and
+# how many questions each of those holds; windows and trials: what is measured on.
 SCALES: dict[str, dict[str, Any]] = {
     "smoke": {
         "length": 32,
-        "model": {"d": 32, "h": 2, "l": 2, "f": 128},
-        "training": {"steps": 60, "lr": 3e-3},
+        "model": {"d": 32, "h": 2, "l": 2},
+        "parameters": 41_600,
+        "steps": 60,
+        "rates": (3e-3, 1e-2),
         "batch": 8,
         "share": 0.25,
         "questions": 8,
@@ -39,14 +40,16 @@ SCALES: dict[str, dict[str, Any]] = {
     },
     "default": {
         "length": 128,
-        "model": {"d": 96, "h": 4, "l": 3, "f": 384},
-        "training": {"steps": 1000, "lr": 3e-3},
+        "model": {"d": 96, "h": 4, "l": 3},
+        "parameters": 383_712,
+        "steps": 1000,
+        "rates": (1e-3, 3e-3, 1e-2),
         "batch": 8,
         "share": 0.25,
         "questions": 36,
         "windows": 96,
         "trials": 48,
-        "cost_s": 90,
+        "cost_s": 150,
     },
 }
 
@@ -62,8 +65,11 @@ def plan(selection: Selection) -> Iterator[Cell]:
 
 
 def digests(cell: Cell) -> dict[str, str]:
-    """The text that the model is trained and measured on."""
-    return {"text": _text(cell.settings["text"], _longest(cell)).digest[:16]}
+    """The text that the model is trained and measured on, and the code of the model whose weights it takes, if it does."""
+    found = {"text": _text(cell.settings["text"], _longest(cell)).digest[:16]}
+    if giver := training.giver_of(cell):
+        found["weights_of"] = catalogue.digest(catalogue.implementation(giver.spec, giver.implementation).path)
+    return found
 
 
 def cost(cell: Cell) -> float:
@@ -81,14 +87,10 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
         return Answer(checked.outcome, checked.values, f"not trained, for it is not the model of its spec:\n{checked.note}")
     scale = SCALES[cell.settings["scale"]]
     corpus = _text(cell.settings["text"], _longest(cell))
-    model, training = _trained(
-        cell, contestant, scale, corpus, lambda share, doing: progress(0.02 + 0.7 * share, f"training, {doing}")
+    done = training.trained(
+        cell, contestant, scale, corpus, _longest(cell), lambda share, doing: progress(0.02 + 0.7 * share, doing)
     )
-
-    def ask(ids: torch.Tensor) -> torch.Tensor:
-        return model(ids.to(cell.device)).cpu()
-
-    length = scale["length"]
+    ask, length = training.asking(done.model, cell.device), scale["length"]
     contexts = [times * length for times in TIMES]
     bits = bits_per_byte.measure(
         ask, corpus.held_out, contexts, length // 2, scale["windows"], lambda share, doing: progress(0.72 + 0.15 * share, doing)
@@ -104,53 +106,14 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
     values = {
         "text": corpus.name,
         "length": length,
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": sum(p.numel() for p in done.model.parameters()),
         "score": checked.values["score"],
-        "training": training,
+        "training": done.told,
         "bits_per_byte": {str(c): b if isinstance(b, str) else [round(x, 4) for x in b] for c, b in bits.items()},
         "horizon": bits_per_byte.horizon(bits),
         "recall": found,
     }
     return Answer(OK, values)
-
-
-def _trained(
-    cell: Cell, contestant: Implementation, scale: Mapping[str, Any], corpus: text.Text, progress: Callable[[float, str], None]
-) -> tuple[torch.nn.Module, dict[str, Any]]:
-    """The model with its trained weights, and what is to be said of its training."""
-    sizes = {"v": 256, "t": scale["length"], **scale["model"]}
-    case = contestant.spec.case("plain", torch.float32, cell.device).resized(sizes)
-    torch.manual_seed(cell.seed)
-    model = contestant.prepare(case).to(cell.device)
-    chosen = train.Settings(**scale["training"])
-
-    def learn() -> dict[str, Any]:
-        windows = train.windows(corpus.train, scale["length"] + 1, scale["batch"], cell.seed)
-        batches = recall.with_episodes(windows, scale["share"], scale["questions"], cell.seed)
-        began = time.perf_counter()
-        history = train.train(model, (ids.to(cell.device) for ids in batches), chosen, progress)
-        return {"weights": model.state_dict(), "history": history, "time_s": time.perf_counter() - began}
-
-    made_of = {
-        "text": corpus.digest,
-        "code": [
-            catalogue.digest(catalogue.implementation(cell.spec, cell.implementation).path),
-            catalogue.digest(catalogue.PACKAGE / "nn" / "train.py"),
-        ],
-        "episodes": catalogue.digest(catalogue.HOME / "suites" / "long_context" / "recall.py"),
-        "settings": [repr(chosen), sizes, *(scale[key] for key in ("length", "batch", "share", "questions"))],
-        "asked": [cell.spec, cell.implementation, cell.variant, cell.seed, cell.device],
-        "versions": torch.__version__,
-    }
-    made, kept = weights.trained(made_of, learn)
-    model.load_state_dict(made["weights"])
-    last = made["history"][-100:]
-    told = {
-        "bits_per_byte": round(sum(last) / len(last), 4),
-        "time_s": round(made["time_s"], 1),
-        "bytes": chosen.steps * scale["batch"] * scale["length"],
-    }
-    return model.eval(), told | {"weights": "kept from an earlier run" if kept else "trained in this run"}
 
 
 def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
@@ -207,14 +170,18 @@ def _recall_row(good: Sequence[Record], length: int) -> dict[str, Any]:
 def _training_row(good: Sequence[Record]) -> dict[str, Any]:
     if not good:
         return {}
-    training = [r.values["training"] for r in good]
+    told = [r.values["training"] for r in good]
+    tuned = told[0].get("fine_tuned")
+    after = f"fine-tuned on {tuned['bytes']} bytes at {tuned['length']}" if tuned else ""
     return {
         "parameters": good[0].values["parameters"],
-        "bytes": training[0]["bytes"],
+        "bytes": told[0]["bytes"],
         "seeds": len(good),
+        "lr": told[0]["lr"],
         "score of conformance": round(max(float(r.values["score"]) for r in good), 2),
-        "training bits per byte": round(sum(t["bits_per_byte"] for t in training) / len(good), 3),
-        "time_s": round(sum(t["time_s"] for t in training) / len(good), 1),
+        "training bits per byte": round(sum(t["bits_per_byte"] for t in told) / len(good), 3),
+        "time_s": round(sum(t["time_s"] for t in told) / len(good), 1),
+        "note": ", ".join(filter(None, [f"weights of {told[0]['weights_of']}" if "weights_of" in told[0] else "", after])),
     }
 
 

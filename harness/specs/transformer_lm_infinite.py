@@ -1,0 +1,87 @@
+"""LM-Infinite (Han et al. 2023, arXiv:2308.16137): a model with rotary positions that goes on past its training length t.
+
+Where paper and code disagree, this side is taken:
+- A query sees the last t keys, its own included, and the first `sinks` (the paper's global tokens, 10 to 100 there).
+- No distance is told that training did not show: what is further than t away is told as t (the distance ceiling).
+- Tokens from the middle are not fetched again (the paper's third part, for some tasks only).
+Up to t tokens it is `transformer_rope`, whose parameters it has. The skeleton is `_decoder`.
+"""
+
+import torch
+from torch import Tensor
+
+from harness.spec import Bunch, spec
+from harness.specs._decoder import CASES, CONTRACT, PARAMETERS, SIZES, give_laws
+from harness.specs._distances import plain, steps, transformer_at
+from harness.specs._transformer import NO_POSITIONS
+from harness.specs.attention import visible
+
+FAR = {**CASES, "all_within": {"t": 37}, "one_sink": {"sinks": 1}, "sinks_meet_the_window": {"t": 30, "sinks": 9}}
+
+
+@spec(CONTRACT, parameters=PARAMETERS, cases=FAR, **SIZES)
+def transformer_lm_infinite(ids: Tensor, parameters: dict[str, Tensor], *, h: int = 4, t: int = 16, sinks: int = 4) -> Tensor:
+    return _with(ids, parameters, h, t, sinks, ceiling=t)
+
+
+def _with(ids, parameters, h, window, sinks, ceiling):
+    n = ids.shape[1]
+    query, key = steps(n)
+    return transformer_at(ids, parameters, h, (query - key).clamp(max=ceiling), visible(n, n, "lambda", window, sinks=sinks))
+
+
+EQUIVALENT = NO_POSITIONS
+
+give_laws(transformer_lm_infinite)
+
+
+@transformer_lm_infinite.law
+def up_to_the_training_length_it_is_a_plain_transformer(run, x: Bunch, rng):
+    short = x.ids[:, : run.case.t]
+    return run(x, ids=short).logits, plain(x, short, run.case.h)
+
+
+@transformer_lm_infinite.law(when=lambda case: case.l == 1 and case.n > case.t + case.sinks + 1)
+def one_layer_does_not_know_the_middle(run, x: Bunch, rng):
+    place = torch.arange(x.ids.shape[1], device=x.ids.device)
+    middle = (place >= run.case.sinks) & (place < x.ids.shape[1] - run.case.t)
+    return run(x).logits[:, -1], run(x, ids=torch.where(middle, (x.ids * 5 + 2) % run.case.v, x.ids)).logits[:, -1]
+
+
+@transformer_lm_infinite.mistake("distances have no ceiling")
+def _(ids, parameters, *, h, t, sinks):
+    return _with(ids, parameters, h, t, sinks, ceiling=ids.shape[1])
+
+
+@transformer_lm_infinite.mistake("the ceiling is one less")
+def _(ids, parameters, *, h, t, sinks):
+    return _with(ids, parameters, h, t, sinks, ceiling=t - 1)
+
+
+@transformer_lm_infinite.mistake("the first tokens are forgotten")
+def _(ids, parameters, *, h, t, sinks):
+    return _with(ids, parameters, h, t, 0, ceiling=t)
+
+
+@transformer_lm_infinite.mistake("one sink more")
+def _(ids, parameters, *, h, t, sinks):
+    return _with(ids, parameters, h, t, sinks + 1, ceiling=t)
+
+
+@transformer_lm_infinite.mistake("the window shows one key more")
+def _(ids, parameters, *, h, t, sinks):
+    return _with(ids, parameters, h, t + 1, sinks, ceiling=t)
+
+
+@transformer_lm_infinite.mistake("sees everything, at a ceiling")
+def _(ids, parameters, *, h, t, sinks):
+    return _with(ids, parameters, h, ids.shape[1], sinks, ceiling=t)
+
+
+@transformer_lm_infinite.mistake("sinks are told the distances of a cache")
+def _(ids, parameters, *, h, t, sinks):
+    n = ids.shape[1]
+    query, key = steps(n)
+    near = query.clamp(max=t + sinks - 1) - key
+    distance = torch.where(query - key < t, query - key, near)
+    return transformer_at(ids, parameters, h, distance, visible(n, n, "lambda", t, sinks=sinks))
