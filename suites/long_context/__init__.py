@@ -12,6 +12,7 @@ from harness import Unsupported, catalogue, judge, text
 from harness.cell import OK, Answer, Cell, Record
 from harness.implementation import Implementation
 from harness.plan import Selection, WrongRequest
+from harness.spec import Case
 
 from . import bits_per_byte, recall, training
 
@@ -81,8 +82,7 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
     """Check the model against its reference, train it or take its trained weights, measure it beyond its training length."""
     torch.set_flush_denormal(True)
     progress(0.0, "checked against its reference")
-    case = contestant.spec.case("plain", torch.float32, cell.device)
-    checked = judge.values(contestant, case, "normal", cell.seed)
+    checked = judge.values(contestant, _checked_in(cell, contestant), "normal", cell.seed)
     if checked.outcome != OK:
         return Answer(checked.outcome, checked.values, f"not trained, for it is not the model of its spec:\n{checked.note}")
     scale = SCALES[cell.settings["scale"]]
@@ -114,6 +114,13 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
         "recall": found,
     }
     return Answer(OK, values)
+
+
+def _checked_in(cell: Cell, contestant: Implementation) -> Case:
+    """The first case with the options that the variant names: `plain` where it names none."""
+    options = training.options_of(cell)
+    cases = (contestant.spec.case(name, torch.float32, cell.device) for name in contestant.spec.cases)
+    return next(case for case in cases if options.items() <= case.values.items())
 
 
 def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:

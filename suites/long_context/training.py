@@ -49,12 +49,11 @@ def trained(
     if not giver:
         return _from_scratch(cell, contestant, scale, corpus, report)
     first = _from_scratch(giver, Implementation.of(giver), scale, corpus, report)
-    treatment = catalogue.implementation(cell.spec, cell.implementation).facts.get("variants", {}).get(cell.variant, {})
-    sizes = first.sizes | treatment.get("options", {})
+    sizes = first.sizes | options_of(cell)
     model = contestant.prepare(contestant.spec.case("plain", torch.float32, cell.device).resized(sizes)).to(cell.device)
     model.load_state_dict(first.model.state_dict())
     after = Trained(model.eval(), first.told | {"weights_of": giver.subject}, sizes)
-    return _fine_tuned(cell, after, scale, corpus, longest, report) if treatment.get("fine_tuned") else after
+    return _fine_tuned(cell, after, scale, corpus, longest, report) if _variant(cell).get("fine_tuned") else after
 
 
 def giver_of(cell: Cell) -> Cell | None:
@@ -64,6 +63,15 @@ def giver_of(cell: Cell) -> Cell | None:
         return None
     spec, _, name = source.partition("/")
     return replace(cell, spec=spec, implementation=name, variant="")
+
+
+def options_of(cell: Cell) -> dict[str, Any]:
+    """The options of the spec that the variant of a cell names."""
+    return dict(_variant(cell).get("options", {}))
+
+
+def _variant(cell: Cell) -> Mapping[str, Any]:
+    return catalogue.implementation(cell.spec, cell.implementation).facts.get("variants", {}).get(cell.variant, {})
 
 
 def sizes_of(cell: Cell, contestant: Implementation, scale: Mapping[str, Any]) -> dict[str, int]:

@@ -1,0 +1,217 @@
+"""A transformer with rotary positions whose matrices are kept in 8 or 4 bits: LLM.int8(), NF4 once and twice, 4-bit absmax.
+
+The matrices of attention and of the feed-forward part are quantized; embedding, norms, biases and head stay as they are, as in
+bitsandbytes and transformers. The parameters are those of `transformer_rope`, quantized as the specs `llm_int8` and `nf4` say, in
+blocks of 64; `absmax_int4` gives each row of a matrix 15 codes, as `absmax_int8` gives 255. Where papers disagree or are silent:
+- LLM.int8() finds outlier features over all tokens of a call, of all sequences: with it the future and the batch can be seen, and
+  one token at a time is another function. The rest of the laws do not hold for it either.
+- Quantized weights are frozen: they have no gradient here.
+
+Rounding jumps where honest float32 may fall on either side. Weights keep clear of these places as in `nf4` and `absmax_int8`, and
+inputs of LLM.int8() are drawn again until every activation that is rounded does, by 3e-4 of a code.
+"""
+
+import torch
+from torch import Tensor
+
+from harness.spec import Bunch, Case, spec
+from harness.specs import absmax_int8 as by_absmax
+from harness.specs import nf4 as by_nf4
+from harness.specs._decoder import (
+    CONTRACT,
+    PARAMETERS,
+    SIZES,
+    a_batch_is_its_rows,
+    gelu,
+    join,
+    layers,
+    linear,
+    norm,
+    sharp,
+    split,
+    the_future_is_invisible,
+)
+from harness.specs.attention import attention
+from harness.specs.llm_int8 import llm_int8
+from harness.specs.rotary import rotary
+
+MATRICES = ("mixer.q", "mixer.k", "mixer.v", "mixer.o", "up", "down")
+BLOCK = 64
+SMALL = {"b": 1, "n": 11, "l": 1}
+
+
+@spec(
+    CONTRACT,
+    parameters=PARAMETERS,
+    cases={
+        "plain": {},
+        "one_token": {"n": 1},
+        "one_head": {"h": 1, "d": 12},  # blocks of 64 go across rows
+        "nf4_double": {"scheme": "nf4_double"},
+        "nf4_double_deep": {"scheme": "nf4_double", "l": 3, "n": 19, "b": 1},
+        "absmax_int4": {"scheme": "absmax_int4"},
+        "absmax_int4_one_head": {"scheme": "absmax_int4", "h": 1, "d": 12},
+        "llm_int8": {"scheme": "llm_int8", **SMALL},
+        "llm_int8_outliers": {"scheme": "llm_int8", "threshold": 2.0, **SMALL},
+        "llm_int8_two_layers": {"scheme": "llm_int8", "b": 1, "n": 7},
+    },
+    **SIZES,
+)
+def transformer_quantized(
+    ids: Tensor, parameters: dict[str, Tensor], *, h: int = 4, scheme: str = "nf4", threshold: float = 6.0
+) -> Tensor:
+    return _with(ids, parameters, h, scheme, threshold)
+
+
+def _with(ids, parameters, h, scheme, threshold, matrices=MATRICES, weight_of=None, multiply=llm_int8):
+    weight_of = weight_of or weights_in[scheme]
+    position = torch.arange(ids.shape[1], device=ids.device)
+
+    def times(x: Tensor, name: str, which: str) -> Tensor:
+        weight, bias = parameters[f"{name}{which}.weight"].detach(), parameters.get(f"{name}{which}.bias", 0.0)
+        if which not in matrices:
+            return x @ weight.mT + bias
+        if scheme == "llm_int8":
+            return multiply(x.flatten(0, 1), weight, threshold=threshold)[0].unflatten(0, x.shape[:2]) + bias
+        return x @ weight_of(weight).mT + bias
+
+    x = parameters["embedding.weight"][ids]
+    for i in range(layers(parameters)):
+        name = f"blocks.{i}."
+        y = norm(x, parameters, name + "norm1.")
+        q, k, v = (split(times(y, name, f"mixer.{it}"), h) for it in "qkv")
+        out = attention(rotary(q, position), rotary(k, position), v, visibility="causal")
+        x = x + times(join(out), name, "mixer.o")
+        x = x + times(gelu(times(norm(x, parameters, name + "norm2."), name, "up")), name, "down")
+    return linear(norm(x, parameters, "norm."), "head", parameters)
+
+
+def absmax(w: Tensor, levels: int = 7) -> Tensor:
+    """A matrix as it comes back from codes -levels ... levels of each row."""
+    top = w.abs().amax(-1, keepdim=True)
+    scale = torch.where(top > 0, top, 1.0) / levels
+    return torch.round(w / scale) * scale
+
+
+def _normal_float(w: Tensor, double: bool) -> Tensor:
+    nothing = torch.zeros(1, w.shape[1], dtype=w.dtype, device=w.device)
+    return by_nf4.nf4(nothing, w, block=BLOCK, double=double)[2]
+
+
+weights_in = {
+    "nf4": lambda w: _normal_float(w, double=False),
+    "nf4_double": lambda w: _normal_float(w, double=True),
+    "absmax_int4": absmax,
+    "llm_int8": None,
+}
+
+
+transformer_quantized.law(when=lambda case: case.n > 1 and case.scheme != "llm_int8")(the_future_is_invisible)
+transformer_quantized.law(when=lambda case: case.scheme != "llm_int8")(a_batch_is_its_rows)
+
+
+def _clear(x: Bunch, case: Case, rng: torch.Generator) -> dict[str, Tensor]:
+    """Weights, and for LLM.int8() tokens, with everything that is rounded clear of where rounding jumps."""
+    cleared = {name: _clear_weight(tensor, case) for name, tensor in x.items() if name.endswith(_quantized_names())}
+    if case.scheme == "llm_int8":
+        parameters = {name: t.float().double() for name, t in {**x, **cleared}.items() if name != "ids"}
+        for _ in range(200):
+            ids = torch.randint(case.v, (case.b, case.n), generator=rng)
+            if _nearest_tie(ids, parameters, case) > 3e-4:
+                return cleared | {"ids": ids}
+        raise ValueError("no tokens were found whose activations keep clear of ties")
+    return cleared
+
+
+def _quantized_names() -> tuple[str, ...]:
+    return tuple(f"{matrix}.weight" for matrix in MATRICES)
+
+
+def _clear_weight(w: Tensor, case: Case) -> Tensor:
+    if case.scheme == "llm_int8":
+        return by_absmax.clear_of_ties(w, case.dtype)
+    if case.scheme == "absmax_int4":
+        w = w.to(case.dtype).double()
+        scaled = 7 * w / w.abs().amax(-1, keepdim=True)
+        return torch.where((scaled - scaled.floor() - 0.5).abs() < 0.05, scaled.floor() / scaled * w, w)
+    return by_nf4.clear_of_halfway(w, case.resized({"block": BLOCK, "double": case.scheme == "nf4_double"}))
+
+
+def _nearest_tie(ids: Tensor, parameters: dict[str, Tensor], case: Case) -> float:
+    """How near to a tie, in codes, or to the threshold, any activation comes that is rounded."""
+    least = [1.0]
+
+    def watched(x: Tensor, w: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+        outlier = (x.abs() >= threshold).any(0)
+        _, scale = by_absmax.quantize(torch.where(outlier, 0.0, x))
+        code = torch.where(outlier, 0.0, x) / scale
+        least.append(float((code - code.floor() - 0.5).abs().min()))
+        least.append(float((x.abs() - threshold).abs().min()))
+        return llm_int8(x, w, threshold=threshold)
+
+    _with(ids, parameters, case.h, case.scheme, case.threshold, multiply=watched)
+    return min(least)
+
+
+@transformer_quantized.family
+def normal(x: Bunch, case: Case, rng: torch.Generator):
+    return _clear(x, case, rng)
+
+
+@transformer_quantized.family
+def large(x: Bunch, case: Case, rng: torch.Generator):
+    """Matrices three times as large, and further from nought."""
+    larger = {name: 3 * x[name] + 0.1 for name in x if name.endswith(_quantized_names())}
+    return larger | _clear(Bunch({**x, **larger}), case, rng)
+
+
+def _sharp(x: Bunch, case: Case, rng: torch.Generator):
+    changed = sharp(x, case, rng)
+    return changed | _clear(Bunch({**x, **changed}), case, rng)
+
+
+transformer_quantized.families["sharp"] = _sharp
+
+
+_OTHER: dict[str, str] = {"nf4": "nf4_double", "nf4_double": "nf4", "absmax_int4": "nf4", "llm_int8": "llm_int8"}
+
+
+def _mistake(name: str, **changes):
+    @transformer_quantized.mistake(name)
+    def _(ids, parameters, *, h, scheme, threshold):
+        return _with(ids, parameters, h, scheme, threshold, **{key: value(scheme) for key, value in changes.items()})
+
+
+_mistake("matrices are not quantized", weight_of=lambda scheme: lambda w: w, multiply=lambda scheme: _exact)
+_mistake("the feed-forward part is not quantized", matrices=lambda scheme: MATRICES[:4])
+_mistake("the last matrix is not quantized", matrices=lambda scheme: MATRICES[:-1])
+_mistake("the projection of the heads is not quantized", matrices=lambda scheme: (*MATRICES[:3], *MATRICES[4:]))
+_mistake("scales are of the whole matrix", weight_of=lambda scheme: _of_the_whole, multiply=lambda scheme: _whole_int8)
+_mistake("blocks are of 32", weight_of=lambda scheme: _in_blocks_of_32(scheme))
+_mistake("magnitudes are quantized twice, or not at all", weight_of=lambda scheme: weights_in[_OTHER[scheme]])
+_mistake("there are 16 levels on either side", weight_of=lambda scheme: lambda w: absmax(w, 8))
+_mistake("outliers are rounded too", multiply=lambda scheme: lambda x, w, threshold: llm_int8(x, w, threshold=1e9))
+_mistake("activations are not rounded", multiply=lambda scheme: _weights_only)
+
+
+def _exact(x, w, threshold):
+    return x @ w.mT, x
+
+
+def _weights_only(x, w, threshold):
+    code, scale = by_absmax.quantize(w)
+    return x @ (code * scale).mT, x
+
+
+def _of_the_whole(w):
+    return absmax(w.flatten()[None]).view_as(w)
+
+
+def _whole_int8(x, w, threshold):
+    code, scale = by_absmax.quantize(x.flatten()[None])
+    return llm_int8((code * scale).view_as(x), w, threshold=threshold)
+
+
+def _in_blocks_of_32(scheme):
+    double = scheme == "nf4_double"
+    return lambda w: by_nf4.nf4(torch.zeros(1, w.shape[1], dtype=w.dtype), w, block=32, double=double)[2]
