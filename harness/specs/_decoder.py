@@ -32,6 +32,9 @@ PARAMETERS = """
     head.weight[v d]
 """
 
+# What is added up to the stream that enters the first block.
+FAINT = ("embedding.weight", "positions.weight", "positions.down.weight", "positions.down.bias")
+
 Mix = Callable[[Tensor, Callable[..., Tensor]], Tensor]
 
 
@@ -113,4 +116,4 @@ def a_batch_is_its_rows(run, x: Bunch, rng):
 def sharp(x: Bunch, case: Case, rng: torch.Generator) -> dict[str, Tensor]:
     """Queries and keys three times as long: attention settles on few tokens; and tokens so faint that eps shows."""
     long = {name: 3 * tensor for name, tensor in x.items() if name.endswith(("mixer.q.weight", "mixer.k.weight"))}
-    return long | {name: x[name] / 50 for name in ("embedding.weight", "positions.weight") if name in x}
+    return long | {name: x[name] / 50 for name in FAINT if name in x}

@@ -48,7 +48,12 @@ def _with(ids, parameters, biases=by_distance, run=causal):
     return decoder(ids, parameters, mix)
 
 
-EQUIVALENT = NO_POSITIONS
+EQUIVALENT = NO_POSITIONS | {
+    "by_distance: distance >= 0 -> distance >= -1": "a key ahead may have any bias: `causal` hides it",
+    "by_distance: distance.clamp(0, row.shape[1] - 1) -> distance.clamp(-1, row.shape[1] - 1)": (
+        "another number is read for keys ahead, and `known` puts it to zero"
+    ),
+}
 
 give_laws(aft_lm)
 

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.spec import spec
+from harness.spec import Bunch, Case, spec
+from harness.specs import _decoder
 from harness.specs._decoder import CASES, CONTRACT, PARAMETERS, SIZES, decoder, give_laws, join, split
 from harness.specs._transformer import NO_POSITIONS, give_set_law, transformer
 from harness.specs.linear_attention import feature, linear_attention
@@ -27,10 +28,19 @@ def linear_transformer(ids: Tensor, parameters: dict[str, Tensor], *, h: int = 4
     return decoder(ids, parameters, mix)
 
 
-EQUIVALENT = NO_POSITIONS
+EQUIVALENT = NO_POSITIONS | {
+    "linear_transformer: k[:, :, 0] -> k[:, :, -1]": "only its shape is read, and every token has the same",
+}
 
 give_laws(linear_transformer)
 give_set_law(linear_transformer)
+
+
+@linear_transformer.family
+def sharp(x: Bunch, case: Case, rng: torch.Generator):
+    """As in the other models, and one feature of the values is zero."""
+    used = (torch.arange(case.d) > 0)[:, None]
+    return _decoder.sharp(x, case, rng) | {name: t * used for name, t in x.items() if name.endswith("mixer.v.weight")}
 
 
 def _mistaken(name: str, weights, normalise=lambda weight: weight.sum(-1, keepdim=True)) -> None:

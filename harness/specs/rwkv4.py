@@ -86,6 +86,14 @@ def channel_mixing(x, old, parameters, name, activation, gate):
 
 EQUIVALENT = {
     "NOBODY: -1e+30 -> -1.01e+30": "either is no past at all",
+    "time_mixing: torch.zeros_like(k[:, 0]) -> torch.ones_like(k[:, 0])": (
+        "exp(1 - 1e30) is zero as well: no mean of the past is read where no past weighs anything"
+    ),
+    "time_mixing: k[:, 0] -> k[:, -1]": "only its shape is read, and every token has the same",
+    **dict.fromkeys(
+        ("linear: y if bias is None else y + bias -> y", "linear: y + bias -> y - bias"),
+        "no matrix of this model has a bias",
+    ),
 }
 
 give_laws(rwkv4)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from harness.spec import Bunch, spec
 from harness.specs._decoder import CASES, CONTRACT, PARAMETERS, SIZES, give_laws
+from harness.specs._distances import EQUIVALENT as AT_DISTANCES
 from harness.specs._distances import plain, steps, transformer_at
 from harness.specs._transformer import NO_POSITIONS
 from harness.specs.attention import visible
@@ -30,7 +31,7 @@ def _with(ids, parameters, h, window, sinks, ceiling):
     return transformer_at(ids, parameters, h, (query - key).clamp(max=ceiling), visible(n, n, "lambda", window, sinks=sinks))
 
 
-EQUIVALENT = NO_POSITIONS
+EQUIVALENT = NO_POSITIONS | AT_DISTANCES
 
 give_laws(transformer_lm_infinite)
 

@@ -8,7 +8,8 @@ They go on for ever, so there is no longest input. The skeleton is `_decoder`, p
 import torch
 from torch import Tensor
 
-from harness.spec import spec
+from harness.spec import Bunch, Case, spec
+from harness.specs import _decoder
 from harness.specs._decoder import CASES, CONTRACT, PARAMETERS, SIZES, give_laws
 from harness.specs._transformer import transformer
 from harness.specs.sinusoidal import sinusoidal
@@ -26,6 +27,14 @@ def _with(ids, parameters, h, positions, factor, visibility="causal"):
 
 
 give_laws(transformer_sinusoidal)
+
+
+@transformer_sinusoidal.family
+def sharp(x: Bunch, case: Case, rng: torch.Generator):
+    """As in the other models, and tokens that nearly cancel the first position: there eps shows, and the factor."""
+    first = sinusoidal(torch.zeros(1), d=case.d)
+    faint = _decoder.sharp(x, case, rng)
+    return faint | {"embedding.weight": (faint["embedding.weight"] - first) / case.d**0.5}
 
 
 def _mistaken(name: str, positions, factor=lambda d: d**0.5, visibility: str = "causal") -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from harness.spec import Bunch, spec
 from harness.specs._decoder import CASES, CONTRACT, PARAMETERS, SIZES, give_laws
+from harness.specs._distances import EQUIVALENT as AT_DISTANCES
 from harness.specs._distances import steps, transformer_at
 from harness.specs._transformer import NO_POSITIONS
 from harness.specs.attention import visible
@@ -36,7 +37,16 @@ def _with(ids, parameters, h, size, sinks, window=None):
     return transformer_at(ids, parameters, h, distance, visible(n, n, "lambda", window, sinks=sinks))
 
 
-EQUIVALENT = NO_POSITIONS
+EQUIVALENT = (
+    NO_POSITIONS
+    | AT_DISTANCES
+    | {
+        "_with: size - sinks if window is None else window -> size - sinks": "only mistakes give another window",
+        "_with: key < sinks -> key <= sinks": (
+            "the first key that is no sink is seen by queries before place `size` alone, to which it stands the same either way"
+        ),
+    }
+)
 
 give_laws(transformer_streaming)
 transformer_streaming.law(transformer_lm_infinite.laws["up_to_the_training_length_it_is_a_plain_transformer"].check)

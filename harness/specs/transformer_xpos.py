@@ -38,7 +38,16 @@ def _with(ids, parameters, h, scale_base, change=lambda of_q, of_k: (of_q, of_k)
     return transformer(ids, parameters, h, turn=turn, visibility=visibility)
 
 
-EQUIVALENT = NO_POSITIONS
+EQUIVALENT = NO_POSITIONS | {
+    "_with: v if turn_value is None else turn_value(v, position) -> v": "only mistakes turn values",
+    **dict.fromkeys(
+        (
+            "_with: of_q.repeat_interleave(2, -1) -> of_q.repeat_interleave(2, 1)",
+            "_with: of_k.repeat_interleave(2, -1) -> of_k.repeat_interleave(2, 1)",
+        ),
+        "scales have two axes, places and pairs: the last is axis 1",
+    ),
+}
 
 give_laws(transformer_xpos)
 

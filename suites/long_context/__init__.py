@@ -44,13 +44,13 @@ SCALES: dict[str, dict[str, Any]] = {
         "model": {"d": 96, "h": 4, "l": 3},
         "parameters": 383_712,
         "steps": 1000,
-        "rates": (1e-3, 3e-3, 1e-2),
+        "rates": (3e-3, 1e-2, 3e-2),
         "batch": 8,
         "share": 0.25,
         "questions": 36,
         "windows": 96,
         "trials": 48,
-        "cost_s": 150,
+        "cost_s": 130,
     },
 }
 

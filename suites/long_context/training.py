@@ -26,7 +26,7 @@ from . import bits_per_byte, recall
 Report = Callable[[float, str], None]
 # The search: each rate is tried for this share of the steps, from the same first values, on nine tenths of every document for
 # training, and judged on the last tenths, which no table is measured on.
-TUNING_SHARE, TUNING_PART, TUNING_SEED, TUNING_WINDOWS = 0.25, 0.1, 0, 32
+TUNING_SHARE, TUNING_PART, TUNING_SEED, TUNING_WINDOWS = 0.15, 0.1, 0, 32
 STEP = 8  # the width f of the feed-forward part is a multiple of this
 # A fine-tune: this share of the bytes of training, at a tenth of its learning rate.
 FINE_TUNE_SHARE, FINE_TUNE_RATE = 0.05, 0.1
