@@ -46,7 +46,7 @@ def render(frames: "Mapping[str, pd.DataFrame]", form: str) -> str:
 
 
 def write(folder: Path, title: str, suite: ModuleType, records: Sequence[Record]) -> list[Path]:
-    """Write the tables of a suite as Markdown and as CSV, and the index of all tables; return the files."""
+    """Write the tables of a suite as Markdown and as CSV, its pictures, and the index of all tables; return the files."""
     frames = tables(suite, records)
     place = folder / "tables" / records[0].machine
     place.mkdir(parents=True, exist_ok=True)
@@ -56,6 +56,10 @@ def write(folder: Path, title: str, suite: ModuleType, records: Sequence[Record]
     for name, frame in frames.items():
         file = place / (f"{title}.csv" if len(frames) == 1 else f"{title}.{_slug(name.partition('(')[0])}.csv")
         frame.to_csv(file, index=False)
+        files.append(file)
+    for name, figure in suite.pictures(records).items() if hasattr(suite, "pictures") else ():
+        file = place / f"{title}.{_slug(name)}.png"
+        figure.savefig(file, dpi=120, metadata={"Software": None})
         files.append(file)
     _index(folder)
     return files

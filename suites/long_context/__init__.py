@@ -14,7 +14,8 @@ from harness.implementation import Implementation
 from harness.plan import Selection, WrongRequest
 from harness.spec import Case
 
-from . import bits_per_byte, recall, training
+from . import bits_per_byte, claims, recall, training
+from . import pictures as drawing
 
 settings = {"scale": "default", "text": ""}
 choices = {"scale": ("smoke", "default")}
@@ -153,7 +154,26 @@ def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
         ):
             note = "; ".join(filter(None, [said, row.pop("note", "")]))
             frames.setdefault(title, []).append({**model, **row, "note": note})
+    for (scale, _), group in groupby(ordered, key=lambda r: (r.cell.settings["scale"], r.digests.get("text", ""))):
+        mates = list(group)
+        if rows := claims.readings(mates, SCALES[scale]["length"]):
+            where = "" if scale == "default" else f", scale {scale}"
+            frames[f"Claims of the papers, read from these records (bits per byte{where}; {mates[0].values.get('text')})"] = rows
     return {title: _without_empty(pd.DataFrame(rows)) for title, rows in frames.items()}
+
+
+def pictures(records: Sequence[Record]) -> dict[str, Any]:
+    """Figures by title: the curves of the two first tables, for each scale."""
+    found = {}
+    for scale in dict.fromkeys(r.cell.settings["scale"] for r in records if r.outcome == OK):
+        mates = [r for r in records if r.cell.settings["scale"] == scale]
+        length = SCALES[scale]["length"]
+        where = "" if scale == "default" else f" {scale}"
+        found[f"bits per byte{where}"] = drawing.figure(
+            mates, "bits_per_byte", f"bits per byte of the last {length // 2}", length
+        )
+        found[f"recall{where}"] = drawing.figure(mates, "recall", "share recalled", length, recall.CHANCE)
+    return found
 
 
 def _bits_row(good: Sequence[Record], length: int) -> dict[str, Any]:
@@ -202,7 +222,7 @@ def _entry(name: str, samples: Sequence[Any], reasons: list[str]) -> dict[str, A
 
 
 def _without_empty(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame.drop(columns="note") if not frame["note"].any() else frame
+    return frame.drop(columns="note") if "note" in frame and not frame["note"].any() else frame
 
 
 def _longest(cell: Cell) -> int:

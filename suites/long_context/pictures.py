@@ -1,0 +1,87 @@
+"""Curves of the long-context suite: models that answer the same question share a panel, and RoPE is in each, dashed.
+
+Bands are 95 % intervals: of the change since the training length where all contexts are asked for the same bytes, else of the mean.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from harness.cell import OK, Record
+
+from . import bits_per_byte
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PANELS = {
+    "positions": "nope learned sinusoidal learnable_sinusoidal alibi xpos t5",
+    "after training": "interpolated lm_infinite streaming window",
+    "weights in memory": "quantized",
+    "other mixers": "retnet linear_transformer rwkv4 lstm_lm hyena_lm aft_lm",
+    "segments and patches": "rmt megabyte infinity_former hat",
+}
+ANCHOR = "rope"
+
+
+def figure(good: Sequence[Record], key: str, label: str, length: int, chance: float | None = None) -> "Figure":
+    """Means over all windows or trials of all seeds against the context or the distance in bytes."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    curves = _curves(good, key)
+    panels = {title: found for title, names in PANELS.items() if (found := _among(curves, names.split()))}
+    known = {name for found in panels.values() for name in found} | {ANCHOR}
+    if others := {name: curve for name, curve in curves.items() if name not in known}:
+        panels["others"] = others
+    drawn, axes = pyplot.subplots(
+        1, max(1, len(panels)), figsize=(1 + 3.6 * max(1, len(panels)), 4.2), sharey=True, squeeze=False, layout="constrained"
+    )
+    for axis, (title, found) in zip(axes[0], panels.items(), strict=False):
+        if ANCHOR in curves:
+            axis.plot(*_line(curves[ANCHOR]), color="black", linestyle="--", label=ANCHOR)
+        for name, curve in found.items():
+            x, middle = _line(curve)
+            (line,) = axis.plot(x, middle, marker="o", markersize=3, label=name)
+            widths = _widths(curve, paired=chance is None)
+            low, high = ([y + sign * w for y, w in zip(middle, widths, strict=True)] for sign in (-1, 1))
+            axis.fill_between(x, low, high, alpha=0.15, color=line.get_color(), linewidth=0)
+        axis.axvline(length, color="gray", linewidth=0.8)
+        if chance is not None:
+            axis.axhline(chance, color="gray", linewidth=0.8, linestyle=":")
+        axis.set_xscale("log", base=2)
+        axis.set_title(title)
+        axis.set_xlabel("bytes; the line is the training length" if title == next(iter(panels)) else "bytes")
+        axis.legend(fontsize=7, frameon=False)
+    axes[0][0].set_ylabel(label)
+    pyplot.close(drawn)
+    return drawn
+
+
+def _curves(good: Sequence[Record], key: str) -> dict[str, dict[int, list[float]]]:
+    """By short name of the model: by context, all samples."""
+    curves: dict[str, dict[int, list[float]]] = {}
+    for record in good:
+        if record.outcome == OK:
+            spec, _, rest = record.cell.subject.partition("/")
+            name = spec.removeprefix("transformer_") + (f":{rest.partition(':')[2]}" if ":" in rest else "")
+            curve = curves.setdefault(name, {})
+            for context, samples in record.values[key].items():
+                if not isinstance(samples, str):
+                    curve.setdefault(int(context), []).extend(samples)
+    return curves
+
+
+def _among(curves: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {name: curve for name, curve in curves.items() if name.partition(":")[0] in names and curve}
+
+
+def _line(curve: Mapping[int, list[float]]) -> tuple[list[int], list[float]]:
+    return sorted(curve), [bits_per_byte.mean(curve[context]) for context in sorted(curve)]
+
+
+def _widths(curve: Mapping[int, list[float]], paired: bool) -> list[float]:
+    first = curve[min(curve)]
+    of_change = bits_per_byte.half_width_of_change
+    return [of_change(curve[x], first) if paired else bits_per_byte.half_width(curve[x]) for x in sorted(curve)]

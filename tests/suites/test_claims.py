@@ -1,0 +1,64 @@
+"""Claims and pictures of the long-context suite, from records that are made up."""
+
+import pytest
+
+from harness import catalogue
+from harness.cell import OK, Cell, Record
+
+suite = catalogue.load(catalogue.find("suite", "long-context").path)
+ROPE, LM_INFINITE = "transformer_rope/torch_sdpa", "transformer_lm_infinite/torch_blocks"
+
+
+def record(subject: str, bits: dict[int, list[float]], seed: int = 0, outcome: str = OK) -> Record:
+    spec, _, name = subject.partition("/")
+    values = {"length": 32, "text": "some text", "bits_per_byte": {str(c): samples for c, samples in bits.items()}}
+    values["recall"] = {str(distance): [0.5, 0.25] for distance in (16, 32, 64)}
+    cell = Cell("long-context", spec, name, seed=seed, settings={"scale": "smoke", "text": ""})
+    return Record(cell, outcome, values, "", {}, "machine", {}, 1.0, "2026-01-01", "run")
+
+
+def verdicts(*records: Record) -> dict[str, str]:
+    return {row["claim"]: row["here"] for row in suite.claims.readings(records, 32)}
+
+
+def rising(by: float, noise: float = 0.001) -> dict[int, list[float]]:
+    """Windows that differ much among themselves, and little in how much they rise."""
+    first = [1.0 + i for i in range(20)]
+    return {32: first, 512: [x + by + noise * (-1) ** i for i, x in enumerate(first)]}
+
+
+@pytest.mark.parametrize(("by", "noise", "said"), [(1.0, 0.1, "shows"), (0.0, 0.01, "refuted"), (0.05, 0.2, "not resolved")])
+def test_a_claim_of_a_rise_is_read_window_by_window(by: float, noise: float, said: str):
+    assert verdicts(record(ROPE, rising(by, noise)))["RoPE fails past its training length"] == said
+
+
+def test_a_claim_that_something_holds_shows_where_it_does_not_rise():
+    flat, steep = record(LM_INFINITE, rising(0.0)), record(LM_INFINITE, rising(0.5))
+    assert verdicts(flat)["LM-Infinite holds at 16 times"] == "shows"
+    assert verdicts(steep)["LM-Infinite holds at 16 times"] == "refuted"
+
+
+def test_rows_are_paired_by_seed_and_left_out_where_one_is_missing():
+    claim = "LM-Infinite repairs RoPE without training"
+    assert claim not in verdicts(record(ROPE, rising(1.0)))
+    assert claim not in verdicts(record(ROPE, rising(1.0)), record(LM_INFINITE, rising(0.0), seed=1))
+    assert claim not in verdicts(record(ROPE, rising(1.0)), record(LM_INFINITE, rising(0.0), outcome="crashed"))
+    assert verdicts(record(ROPE, rising(1.0)), record(LM_INFINITE, rising(0.0)))[claim] == "shows"
+
+
+def test_every_claim_names_models_that_there_are():
+    known = catalogue.implementations()
+    for claim in suite.claims.CLAIMS:
+        for row in (claim.more, claim.less):
+            name, _, variant = row.of.partition(":")
+            assert name in known, f"{claim.sentence}: there is no {name}"
+            assert not variant or variant in known[name].facts["variants"], f"{claim.sentence}: {name} has no variant {variant}"
+
+
+def test_pictures_are_drawn_of_what_there_is():
+    drawn = suite.pictures([record(ROPE, rising(1.0)), record(LM_INFINITE, rising(0.0))])
+    assert set(drawn) == {"bits per byte smoke", "recall smoke"}
+    panels = [axis.get_title() for axis in drawn["bits per byte smoke"].axes]
+    assert panels == ["after training"]
+    names = [text.get_text() for text in drawn["bits per byte smoke"].axes[0].get_legend().get_texts()]
+    assert names == ["rope", "lm_infinite"]
