@@ -15,6 +15,7 @@ from harness.plan import Selection, WrongRequest
 from harness.spec import Case
 
 from . import bits_per_byte, claims, recall, training
+from . import memory as effective_memory
 from . import pictures as drawing
 
 settings = {"scale": "default", "text": ""}
@@ -23,9 +24,10 @@ limits = {"timeout": 1800.0, "memory": 8.0}
 
 CONTRACT = "ids[b n]:int<v -> logits[b n v]"
 TIMES = (1, 2, 4, 8, 16)
+MEMORY_TIMES = 4  # effective memory is measured in windows of so many training lengths
 # length: the context that is trained at, in bytes; model: sizes of every contestant, its f chosen so that it has about so many
 # parameters; rates: learning rates to choose from; share and questions: of the windows, how many hold recall episodes, and
-# how many questions each of those holds; windows and trials: what is measured on.
+# how many questions each of those holds; windows, trials and memories: what is measured on.
 SCALES: dict[str, dict[str, Any]] = {
     "smoke": {
         "length": 32,
@@ -38,6 +40,7 @@ SCALES: dict[str, dict[str, Any]] = {
         "questions": 8,
         "windows": 16,
         "trials": 8,
+        "memories": 8,
         "cost_s": 5,
     },
     "default": {
@@ -51,6 +54,7 @@ SCALES: dict[str, dict[str, Any]] = {
         "questions": 36,
         "windows": 96,
         "trials": 48,
+        "memories": 32,
         "cost_s": 130,
     },
 }
@@ -99,11 +103,17 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
     found: dict[str, Any] = {}
     distances = [length // 2, *contexts]
     for i, distance in enumerate(distances):
-        progress(0.87 + 0.13 * i / len(distances), f"recall at {distance}")
+        progress(0.87 + 0.1 * i / len(distances), f"recall at {distance}")
         try:
             found[str(distance)] = recall.right(ask, recall.trials(corpus.held_out, distance, scale["trials"], cell.seed))
         except Unsupported as reason:
             found[str(distance)] = str(reason)
+    progress(0.97, "effective memory")
+    try:
+        memory_of = effective_memory.influence(ask, corpus.held_out, MEMORY_TIMES * length, scale["memories"], cell.seed)
+        influence: Any = {str(k): [round(bits, 6) for bits in found] for k, found in memory_of.items()}
+    except Unsupported as reason:
+        influence = str(reason)
     values = {
         "text": corpus.name,
         "length": length,
@@ -113,6 +123,7 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
         "bits_per_byte": {str(c): b if isinstance(b, str) else [round(x, 4) for x in b] for c, b in bits.items()},
         "horizon": bits_per_byte.horizon(bits),
         "recall": found,
+        "influence": influence,
     }
     return Answer(OK, values)
 
@@ -150,6 +161,11 @@ def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
                 _bits_row(good, length),
             ),
             (f"Recall of a fact after further bytes (chance {recall.CHANCE:g}{where}; {origin})", _recall_row(good, length)),
+            (
+                f"Effective memory: bits by which the next byte's distribution changes with the byte k back"
+                f" (windows of {MEMORY_TIMES * length}{where}; {origin})",
+                _memory_row(good, length),
+            ),
             (f"Training (the same for all{where}; {origin})", _training_row(good)),
         ):
             note = "; ".join(filter(None, [said, row.pop("note", "")]))
@@ -194,6 +210,15 @@ def _recall_row(good: Sequence[Record], length: int) -> dict[str, Any]:
     return row | {"note": "; ".join(dict.fromkeys(reasons))}
 
 
+def _memory_row(good: Sequence[Record], length: int) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    said = [r.values.get("influence", "measured before this table was there") for r in good]
+    reasons, measured = [x for x in said if isinstance(x, str)], [x for x in said if not isinstance(x, str)]
+    for k in effective_memory.distances(MEMORY_TIMES * length):
+        row |= {f"k = {k}": f"{bits_per_byte.mean([b for of in measured for b in of[str(k)]]):.1g}" if measured else None}
+    return row | {"note": "; ".join(dict.fromkeys(reasons))}
+
+
 def _training_row(good: Sequence[Record]) -> dict[str, Any]:
     if not good:
         return {}
@@ -204,7 +229,7 @@ def _training_row(good: Sequence[Record]) -> dict[str, Any]:
         "parameters": good[0].values["parameters"],
         "bytes": told[0]["bytes"],
         "seeds": len(good),
-        "lr": told[0]["lr"],
+        "lr": told[0].get("lr"),
         "score of conformance": round(max(float(r.values["score"]) for r in good), 2),
         "training bits per byte": round(sum(t["bits_per_byte"] for t in told) / len(good), 3),
         "time_s": round(sum(t["time_s"] for t in told) / len(good), 1),

@@ -1,6 +1,6 @@
 """Curves of the long-context suite: models that answer the same question share a panel, and RoPE is in each, dashed.
 
-Bands are 95 % intervals: of the change since the training length where all contexts are asked for the same bytes, else of the mean.
+Bands are 95 % intervals: of the change since the training length where all contexts are asked for the same bytes, or of the mean.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,5 +1,7 @@
 """Claims and pictures of the long-context suite, from records that are made up."""
 
+from dataclasses import replace
+
 import pytest
 
 from harness import catalogue
@@ -62,3 +64,12 @@ def test_pictures_are_drawn_of_what_there_is():
     assert panels == ["after training"]
     names = [text.get_text() for text in drawn["bits per byte smoke"].axes[0].get_legend().get_texts()]
     assert names == ["rope", "lm_infinite"]
+
+
+def test_the_tables_of_records_that_were_made_before_a_column_was_there():
+    old = record(ROPE, rising(1.0) | {64: [1.0], 128: [1.0], 256: [1.0]})
+    values = {**old.values, "horizon": 32, "parameters": 1, "score": 0.1}
+    values["recall"] = {str(distance): [0.5, 0.25] for distance in (16, 32, 64, 128, 256, 512)}
+    values["training"] = {"bytes": 1, "bits_per_byte": 1.0, "time_s": 1.0}
+    frames = suite.table([replace(old, values=values)])
+    assert "measured before this table was there" in next(f for t, f in frames.items() if t.startswith("Effective")).note[0]
