@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 from tabulate import tabulate
 
-from harness import Unsupported, audit, catalogue
+from harness import Unsupported, audit, catalogue, machine
 from harness.cell import Cell
 from harness.implementation import Implementation
 from harness.spec import DTYPES
@@ -117,7 +117,7 @@ def main(words: list[str]) -> int:
     ]
     seeds = range(int(settings["first"]), int(settings["first"]) + int(settings["seeds"]))
     found: list[dict[str, Any]] = []
-    with ProcessPoolExecutor(mp_context=get_context("forkserver")) as pool:
+    with ProcessPoolExecutor(mp_context=get_context("forkserver"), initializer=machine.end_with_parent) as pool:
         for spec in specs:
             jobs = [(spec, dtype, seed, settings["impl"]) for dtype in DTYPES for seed in seeds]
             found += [row for rows in pool.map(scores, jobs, chunksize=8) for row in rows]

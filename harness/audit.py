@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from harness import catalogue, compare, elsewhere, mutants, plan, rounding
+from harness import catalogue, compare, elsewhere, machine, mutants, plan, rounding
 from harness.implementation import Implementation
 from harness.judge import Run, paired
 from harness.spec import DTYPES, Bunch, Case, Law, Mistake, Spec, dice
@@ -289,7 +289,7 @@ class Audit:
         running: dict[Future[Any], Job] = {}
         context = get_context("forkserver")
         context.set_forkserver_preload(["harness.audit"])
-        with ProcessPoolExecutor(workers, context) as pool:
+        with ProcessPoolExecutor(workers, context, machine.end_with_parent) as pool:
             try:
                 while running or any(lanes.values()):
                     while len(running) < workers and any(lanes.values()):

@@ -1,11 +1,13 @@
 """What this machine is and what it can do, told without importing torch."""
 
+import ctypes
 import hashlib
 import importlib.metadata
 import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from functools import cache
@@ -13,6 +15,7 @@ from pathlib import Path
 
 # Whatever can change a verdict or a number; a record made under others does not answer for these.
 DECISIVE = ("torch", "triton")
+PR_SET_PDEATHSIG = 1
 
 
 @cache
@@ -73,3 +76,8 @@ def version(distribution: str) -> str | None:
 
 def interpreter() -> str:
     return f"Python {platform.python_version()} ({sys.executable})"
+
+
+def end_with_parent() -> None:
+    """Linux ends this process when the one that started it ends, in whatever way that was."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

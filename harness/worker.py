@@ -8,7 +8,6 @@ import ctypes
 import json
 import os
 import resource
-import signal
 import socket
 import sys
 import time
@@ -21,14 +20,14 @@ from typing import Any
 
 import torch
 
-from harness import Unsupported, catalogue
+from harness import Unsupported, catalogue, machine
 from harness.cell import CRASHED, OUT_OF_MEMORY, UNSUPPORTED, WRONG, Answer, Cell, _finite
 from harness.contract import ContractError
 from harness.implementation import Implementation
 from harness.isolated import Said, Stand
 
 Progress = Callable[[float, str], None]
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+PR_SET_CHILD_SUBREAPER = 36
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 LARGEST_FILE = 8 * 2**30
 SECONDS_BETWEEN_REPORTS = 0.1
@@ -80,7 +79,7 @@ def answer_to(error: BaseException) -> Answer:
 def _confine(output: str, memory_bytes: int, keep: int) -> None:
     """Own session, dies with the parent, no descriptor but its own, output to a file, memory limited."""
     os.setsid()
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    machine.end_with_parent()
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)  # what its children start stays in its family, for the runner to end
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     nothing = os.open(os.devnull, os.O_RDONLY)

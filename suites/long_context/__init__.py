@@ -61,13 +61,16 @@ SCALES: dict[str, dict[str, Any]] = {
 
 
 def plan(selection: Selection) -> Iterator[Cell]:
-    """One cell for each language model and seed: it is checked, trained and measured as one."""
+    """A cell for each language model and seed: it is checked, trained and measured as one. Those that take weights come last."""
     asked = {name: selection.settings[name] for name in settings}
-    for item in selection.specs():
-        if item.contract == CONTRACT:
-            for name, variant in selection.contestants(item.name):
-                for seed in selection.seeds:
-                    yield Cell("long-context", item.name, name, variant, "", "float32", selection.device, seed, asked)
+    cells = [
+        Cell("long-context", item.name, name, variant, "", "float32", selection.device, seed, asked)
+        for item in selection.specs()
+        if item.contract == CONTRACT
+        for name, variant in selection.contestants(item.name)
+        for seed in selection.seeds
+    ]
+    yield from sorted(cells, key=lambda cell: training.giver_of(cell) is not None)
 
 
 def digests(cell: Cell) -> dict[str, str]:
