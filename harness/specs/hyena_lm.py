@@ -18,7 +18,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from harness.spec import spec
+from harness.spec import Bunch, Case, spec
 from harness.specs._decoder import CONTRACT, PARAMETERS, decoder, give_laws
 from harness.specs._mixer import own
 from harness.specs._transformer import NO_POSITIONS
@@ -84,9 +84,40 @@ def _with(ids, parameters, t, taps=filters, operator=hyena_operator):
     return decoder(ids, parameters, mix)
 
 
-EQUIVALENT = NO_POSITIONS
+EQUIVALENT = NO_POSITIONS | {
+    "time_features: torch.cat([step / (t - 1), angle.cos(), -angle.sin()], -1)"
+    " -> torch.cat([step / (t - 1), angle.cos(), -angle.sin()], 1)": "features have two axes: the last is axis 1",
+    "time_features: torch.linspace(0.0001, 7, 8, dtype=torch.float64, device=device)"
+    " -> torch.linspace(0.000101, 7, 8, dtype=torch.float64, device=device), bfloat16": (
+        "one sine, less than 0.001 i / t, moves by a hundredth of that: bfloat16 rounds far more off the other features"
+    ),
+    **dict.fromkeys(
+        (
+            "window: math.log(0.01) -> math.log(0.0101), bfloat16",
+            "window: math.log(0.01) -> math.log(0.0101) (2), bfloat16",
+            "window: math.log(0.01) / 1.5 -> math.log(0.01) / 1.5150000000000001, bfloat16",
+            "window: math.log(0.01) / 0.3 -> math.log(0.01) / 0.303, bfloat16",
+        ),
+        "it moves no window by more than 0.4 per cent of its largest value: bfloat16 rounds as much away",
+    ),
+}
 
 give_laws(hyena_lm)
+
+
+@hyena_lm.family
+def large(x: Bunch, case: Case, rng: torch.Generator):
+    """One token is heard, so that outputs are taps; and filters hear time and the slowest sine above all, and enlarge them."""
+    heard = torch.ones(17, dtype=torch.float64)
+    heard[0], heard[9] = 32, 40_000
+    gates = (torch.arange(3) == 0)[:, None]
+    louder = {".norm1.bias": 0, "short.bias": 4 * gates, "mixer.o.weight": 4, "filter.last.weight": 4}
+    louder |= {"layers.0.weight": heard, "layers.1.weight": 4, "layers.2.weight": 4}
+    return {
+        "ids": torch.where(torch.arange(case.n) > 0, x.ids.clamp(min=1), 0),
+        "embedding.weight": x["embedding.weight"] * (torch.arange(case.v) == 0)[:, None],
+        **{name: t * factor for name, t in x.items() for end, factor in louder.items() if name.endswith(end)},
+    }
 
 
 def _mistaken(name: str, **parts) -> None:

@@ -42,7 +42,7 @@ from harness.specs._past import give_laws
 )
 def linear_attention(q: Tensor, k: Tensor, v: Tensor, past: Tensor, past_sum: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     row, k = feature(q)[..., None, :], feature(k)
-    state = past[:, :, None] + (k[..., :, None] * v[..., None, :]).cumsum(2)
+    state = past[:, :, None] + (k[..., :, None] @ v[..., None, :]).cumsum(2)
     total = past_sum[:, :, None] + k.cumsum(2)
     out = row @ state / (row @ total[..., None])
     return out.squeeze(-2), state[:, :, -1], total[:, :, -1]

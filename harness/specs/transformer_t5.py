@@ -37,12 +37,14 @@ give_laws(transformer_t5)
 def large(x: Bunch, case: Case, rng: torch.Generator):
     """Tokens of two kinds take turns: their scores are about 16 and -16, and the bias takes back as much, until it hides what is
     far. One per cent more of either is seen in every dtype."""
-    kind, odd_feature, odd_distance = (2.0 * (torch.arange(size) % 2) - 1 for size in (case.v, case.d, 16))
+    kind, odd_distance = (2.0 * (torch.arange(size) % 2) - 1 for size in (case.v, 16))
+    of_kind = torch.randn(case.h, case.d // case.h, generator=rng, dtype=torch.float64)
+    of_kind = (of_kind / of_kind.square().mean(-1, keepdim=True).sqrt()).flatten()
     bias = 16 * torch.cat([odd_distance, torch.full((16,), -4.0)])
     own = torch.eye(case.d, dtype=torch.float64) * (16 * case.h / case.d) ** 0.5
     return {
         "ids": x.ids % (case.v // 2) * 2 + torch.arange(case.n) % 2,
-        "embedding.weight": x["embedding.weight"] + 4 * kind[:, None] * odd_feature,
+        "embedding.weight": x["embedding.weight"] + 2 * kind[:, None] * of_kind,
         "blocks.0.mixer.bias.weight": x["blocks.0.mixer.bias.weight"] + bias[:, None],
         **{name: own for name in x if name.endswith(("mixer.q.weight", "mixer.k.weight"))},
     }
