@@ -24,6 +24,7 @@ limits = {"timeout": 1800.0, "memory": 8.0}
 
 CONTRACT = "ids[b n]:int<v -> logits[b n v]"
 TIMES = (1, 2, 4, 8, 16)
+OPENING = 16  # bytes of text before the facts of a trial of recall, more than any model here keeps as sinks
 MEMORY_TIMES = 4  # effective memory is measured in windows of so many training lengths
 # length: the context that is trained at, in bytes; model: sizes of every contestant, its f chosen so that it has about so many
 # parameters; rates: learning rates to choose from; share and questions: of the windows, how many hold recall episodes, and
@@ -108,7 +109,7 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
     for i, distance in enumerate(distances):
         progress(0.87 + 0.1 * i / len(distances), f"recall at {distance}")
         try:
-            found[str(distance)] = recall.right(ask, recall.trials(corpus.held_out, distance, scale["trials"], cell.seed))
+            found[str(distance)] = recall.right(ask, after_text(corpus.held_out, distance, scale["trials"], cell.seed))
         except Unsupported as reason:
             found[str(distance)] = str(reason)
     progress(0.97, "effective memory")
@@ -129,6 +130,14 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
         "influence": influence,
     }
     return Answer(OK, values)
+
+
+def after_text(documents: Sequence[bytes], distance: int, count: int, seed: int) -> recall.Trials:
+    """Trials of recall whose facts come after some text: a model that keeps the very first bytes for ever keeps no fact by that."""
+    given = recall.trials(documents, distance, count, seed)
+    opening = torch.tensor(list(recall.plain(documents[0][:OPENING])))
+    ids = torch.cat([opening.expand(len(given.ids), -1), given.ids], 1)
+    return recall.Trials(ids, given.asked + OPENING, given.values)
 
 
 def _checked_in(cell: Cell, contestant: Implementation) -> Case:

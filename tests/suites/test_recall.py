@@ -72,3 +72,12 @@ def test_episodes_take_their_share_and_leave_the_other_rows():
 def test_text_that_is_too_short_is_an_error():
     with pytest.raises(ValueError, match="longer than 9999 bytes"):
         recall.trials(DOCUMENTS, 9999, count=1, seed=0)
+
+
+def test_in_the_suite_no_fact_is_among_the_first_bytes():
+    suite = catalogue.load(catalogue.find("suite", "long-context").path)
+    given = suite.after_text(DOCUMENTS, 64, count=20, seed=0)
+    assert (given.ids[:, : suite.OPENING] < recall.FACT).all(), "a model that keeps the first bytes for ever keeps the facts"
+    assert suite.recall.right(recall.solver, given) == [1.0] * 20
+    alone = recall.trials(DOCUMENTS, 64, count=20, seed=0)
+    assert torch.equal(given.ids[:, suite.OPENING :], alone.ids)
