@@ -133,7 +133,7 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
 
 
 def after_text(documents: Sequence[bytes], distance: int, count: int, seed: int) -> recall.Trials:
-    """Trials of recall whose facts come after some text: a model that keeps the very first bytes for ever keeps no fact by that."""
+    """Trials of recall whose facts come after some text: to keep the very first bytes for ever is not to remember a fact."""
     given = recall.trials(documents, distance, count, seed)
     opening = torch.tensor(list(recall.plain(documents[0][:OPENING])))
     ids = torch.cat([opening.expand(len(given.ids), -1), given.ids], 1)
