@@ -6,10 +6,12 @@ the two rows is theirs. A variant may name `options` of the spec; one that says 
 the longest context measured.
 """
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -50,7 +52,7 @@ def trained(
         return _from_scratch(cell, contestant, scale, corpus, report)
     first = _from_scratch(giver, Implementation.of(giver), scale, corpus, report)
     sizes = first.sizes | options_of(cell)
-    model = contestant.prepare(contestant.spec.case("plain", torch.float32, cell.device).resized(sizes)).to(cell.device)
+    model = _fresh(cell, contestant.spec.case("plain", torch.float32, cell.device).resized(sizes), cell.seed)
     model.load_state_dict(first.model.state_dict())
     after = Trained(model.eval(), first.told | {"weights_of": giver.subject}, sizes)
     return _fine_tuned(cell, after, scale, corpus, longest, report) if _variant(cell).get("fine_tuned") else after
@@ -94,20 +96,19 @@ def _from_scratch(cell: Cell, contestant: Implementation, scale: Mapping[str, An
     sizes = sizes_of(cell, contestant, scale)
     case = contestant.spec.case("plain", torch.float32, cell.device).resized(sizes)
     made_of = _made_of(cell, scale, corpus) | {"sizes": sizes}
-    tried = _searched(cell, contestant, case, scale, corpus, made_of, lambda share, doing: report(0.4 * share, doing))
+    tried = _searched(cell, case, scale, corpus, made_of, lambda share, doing: report(0.4 * share, doing))
     rate = min(tried, key=lambda lr: tried[lr])
     chosen = train.Settings(steps=scale["steps"], lr=float(rate))
 
     def learn() -> dict[str, Any]:
-        torch.manual_seed(cell.seed)
-        model = contestant.prepare(case).to(cell.device)
+        model = _fresh(cell, case, cell.seed)
         began = time.perf_counter()
         batches = _batches(corpus.train, scale, cell)
         history = train.train(model, batches, chosen, lambda share, doing: report(0.4 + 0.6 * share, f"training, {doing}"))
         return {"weights": model.state_dict(), "history": history, "time_s": time.perf_counter() - began}
 
     made, kept = weights.trained(made_of | {"rate": rate, "seed": cell.seed}, learn)
-    model = contestant.prepare(case).to(cell.device)
+    model = _fresh(cell, case, cell.seed)
     model.load_state_dict(made["weights"])
     last = made["history"][-100:]
     told = {
@@ -121,9 +122,14 @@ def _from_scratch(cell: Cell, contestant: Implementation, scale: Mapping[str, An
     return Trained(model.eval(), told, sizes)
 
 
+def _fresh(cell: Cell, case: Case, seed: int) -> nn.Module:
+    """A new model with the first values of this seed: an implementation that was asked before would give the model of then."""
+    torch.manual_seed(seed)
+    return Implementation.of(cell).prepare(case).to(cell.device)
+
+
 def _searched(
     cell: Cell,
-    contestant: Implementation,
     case: Case,
     scale: Mapping[str, Any],
     corpus: text.Text,
@@ -138,8 +144,7 @@ def _searched(
     def learn() -> dict[str, Any]:
         found = {}
         for i, rate in enumerate(rates):
-            torch.manual_seed(TUNING_SEED)
-            model = contestant.prepare(case).to(cell.device)
+            model = _fresh(cell, case, TUNING_SEED)
             chosen = train.Settings(steps=round(TUNING_SHARE * scale["steps"]), lr=rate)
             batches = _batches([document[:cut] for document, cut in cuts], scale, replace(cell, seed=TUNING_SEED))
 
@@ -198,7 +203,7 @@ def _made_of(cell: Cell, scale: Mapping[str, Any], corpus: text.Text) -> dict[st
     ]
     return {
         "text": corpus.digest,
-        "code": [catalogue.digest(path) for path in parts],
+        "code": [*(catalogue.digest(path) for path in parts), hashlib.sha256(Path(__file__).read_bytes()).hexdigest()],
         "scale": [*(scale[key] for key in ("length", "batch", "share", "questions", "steps")), scale["model"]],
         "asked": [cell.spec, cell.implementation, cell.variant, cell.device],
         "versions": torch.__version__,

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
+from harness import catalogue
+from harness.cell import Cell
 from harness.store import Store
 
 WORDS = ["suite=long-context", "scale=smoke"]
@@ -97,6 +100,17 @@ def test_training_is_on_equal_terms(place: Path):
         told = record.values["training"]
         assert set(told["search"]) == {"0.003", "0.01"}
         assert told["lr"] == float(min(told["search"], key=told["search"].get)), "not the best of the rates that were tried"
+
+
+def test_every_training_starts_from_first_values():
+    cell = Cell("long-context", "transformer_rope", "torch_sdpa", dtype="float32")
+    case = catalogue.load_spec("transformer_rope").case("plain")
+    suite = catalogue.load(catalogue.find("suite", "long-context").path)
+    trained, again = suite.training._fresh(cell, case, 0), suite.training._fresh(cell, case, 0)
+    with torch.no_grad():
+        for weight in trained.parameters():
+            weight.fill_(7.0)
+    assert not any((weight == 7.0).all() for weight in again.parameters()), "a search would hand its weights on"
 
 
 @pytest.mark.xdist_group("long-context")
