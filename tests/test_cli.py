@@ -27,6 +27,8 @@ def prepare(case):
     return run
 '''
 
+SUITES = "correctness, in-context-learning, kernels, long-context"
+
 
 def harness(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -39,9 +41,9 @@ def harness(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     [
         (
             ["run", "suite=correctnes"],
-            "harness: no suite named 'correctnes'. Did you mean 'correctness'?\n  known: correctness, kernels, long-context\n",
+            f"harness: no suite named 'correctnes'. Did you mean 'correctness'?\n  known: {SUITES}\n",
         ),
-        (["run", "sute=correctness"], "harness: which suite? Say suite=NAME.\n  known: correctness, kernels, long-context\n"),
+        (["run", "sute=correctness"], f"harness: which suite? Say suite=NAME.\n  known: {SUITES}\n"),
         (
             ["plan", "suite=long-context", "scale=smok"],
             "harness: no scale named 'smok'. Did you mean 'smoke'?\n  known: smoke, default\n",

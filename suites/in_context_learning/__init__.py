@@ -1,0 +1,84 @@
+"""What does it learn in context? Language models trained alike from scratch on tasks whose answers stand in the context alone."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import pandas as pd
+import torch
+
+from harness import catalogue, judge
+from harness.cell import OK, Answer, Cell, Record
+from harness.implementation import Implementation
+from harness.plan import Selection
+
+from . import tables, training
+from .batch import Ask
+from .scales import PROBES, SCALES, Probe, probe_of
+
+settings = {"scale": "default", "probe": "*"}
+choices = {"scale": ("smoke", "default", "full")}
+limits = {"timeout": 14_400.0, "memory": 8.0}
+
+CONTRACT = "ids[b n]:int<v -> logits[b n v]"
+
+
+def plan(selection: Selection) -> Iterator[Cell]:
+    """A cell for each language model, probe and seed: it is checked, trained, measured as one. Who takes weights comes last."""
+    probes, asked = selection.chosen("probe", PROBES), {"scale": selection.settings["scale"]}
+    cells = [
+        Cell("in-context-learning", item.name, name, variant, probe, "float32", selection.device, seed, asked)
+        for item in selection.specs()
+        if item.contract == CONTRACT
+        for name, variant in selection.contestants(item.name)
+        if not training.variant_of(item.name, name, variant).get("fine_tuned")  # that is for contexts longer than any here
+        for probe in probes
+        for seed in selection.seeds
+    ]
+    yield from sorted(cells, key=lambda cell: training.giver_of(cell) != cell)
+
+
+def digests(cell: Cell) -> dict[str, str]:
+    """The file of the model whose weights it takes, where these are another's."""
+    giver = training.giver_of(cell)
+    if giver == cell:
+        return {}
+    return {"weights_of": catalogue.digest(catalogue.implementation(giver.spec, giver.implementation).path)}
+
+
+def cost(cell: Cell) -> float:
+    """About how many seconds a cell takes on one core."""
+    return float(SCALES[cell.settings["scale"]]["cost_s"])
+
+
+def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, str], None]) -> Answer:
+    """Check the model against its reference, train it on the probe or take its trained weights, measure it in context."""
+    torch.set_flush_denormal(True)
+    progress(0.0, "checked against its reference")
+    case = contestant.spec.case("plain", torch.float32, cell.device)
+    checked = judge.values(contestant, case, "normal", cell.seed)
+    if checked.outcome != OK:
+        return Answer(checked.outcome, checked.values, f"not trained, for it is not the model of its spec:\n{checked.note}")
+    probe = probe_of(cell)
+    asked: dict[str, Ask] = {tables.EXACT: probe.exact, tables.BLIND: probe.blind}
+    found = {name: _measured(probe, ask) for name, ask in asked.items()}
+    told, parameters = {}, 0
+    for stage, model, of_stage in training.stages(cell, contestant, lambda share, doing: progress(0.02 + 0.9 * share, doing)):
+        found[stage] = _measured(probe, training.asking(model, cell.device))
+        told[stage], parameters = of_stage, sum(p.numel() for p in model.parameters())
+    values = {
+        "found": found,
+        "score": {name: probe.score(columns) for name, columns in found.items()},
+        "chance": probe.chance,
+        "conformance": checked.values["score"],
+        "parameters": parameters,
+        "training": told,
+    }
+    return Answer(OK, values)
+
+
+def _measured(probe: Probe, ask: Ask) -> dict[str, list[float]]:
+    return {name: [round(x, 5) for x in samples] for name, samples in probe.measure(ask).items()}
+
+
+def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
+    """Scores of all probes, differences to the best model, each probe in detail, remapping by flips, and the training."""
+    return {title: pd.DataFrame(rows) for title, rows in tables.of(records).items() if rows}

@@ -1,0 +1,147 @@
+"""Training on equal terms: the same rows, steps and schedule, about as many parameters, the best learning rate of few.
+
+A model that is another one's afterwards says in its file whose weights it takes, `weights_of = "SPEC/IMPLEMENTATION"`: that one
+is trained, or taken as it was trained, and what differs between the two rows is theirs.
+"""
+
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from harness import catalogue, weights
+from harness.cell import Cell
+from harness.implementation import Implementation
+from harness.nn import train
+
+from .batch import Ask, Batch
+from .learning import learn
+from .remapping import Remapping
+from .scales import SCALES, probe_of
+
+TRAINED, TUNED = "trained", "symbol-tuned"
+STEP = 8  # the width f of the feed-forward part is a multiple of this
+# A learning rate is judged by the loss of the last steps, on rows that no step before had: where a skill comes all at once, a
+# search shorter than training says nothing of it.
+LAST_STEPS = 50
+TUNING_RATE = 0.5  # of symbol tuning, over that of training
+
+
+def stages(cell: Cell, contestant: Implementation, report: train.Report) -> Iterator[tuple[str, nn.Module, dict[str, Any]]]:
+    """The model of a cell after training, then after symbol tuning where its probe has that; and what is to be said of each."""
+    giver = giver_of(cell)
+    teaching = Implementation.of(giver) if giver != cell else contestant
+    sizes = sizes_of(giver, teaching)
+    options = variant_of(cell.spec, cell.implementation, cell.variant).get("options", {})
+    plain = contestant.spec.case("plain", torch.float32, cell.device)
+    for stage, learned, told in _lessons(giver, teaching, sizes, report):
+        model = contestant.prepare(plain.resized(sizes | options)).to(cell.device)
+        model.load_state_dict(learned)
+        yield stage, model.eval(), told | ({"weights_of": giver.subject} if giver != cell else {})
+
+
+def asking(model: nn.Module, device: str) -> Ask:
+    """The model as a function of ids[b n] on the CPU."""
+    return lambda ids: model(ids.to(device)).cpu()
+
+
+def giver_of(cell: Cell) -> Cell:
+    """The cell whose weights the model of this cell takes: its own, or another's."""
+    facts = catalogue.implementation(cell.spec, cell.implementation).facts
+    spec, _, name = facts.get("weights_of", "").partition("/")
+    return replace(cell, spec=spec, implementation=name, variant="") if spec else cell
+
+
+def variant_of(spec: str, implementation: str, variant: str) -> dict[str, Any]:
+    """What an implementation says of one of its variants."""
+    return catalogue.implementation(spec, implementation).facts.get("variants", {}).get(variant, {})
+
+
+def sizes_of(cell: Cell, contestant: Implementation) -> dict[str, int]:
+    """The sizes of a scale; f brings the model nearest to its budget of parameters, to which embedding and head are added."""
+    scale, probe = SCALES[cell.settings["scale"]], probe_of(cell)
+    plain = contestant.spec.case("plain", torch.float32, cell.device)
+
+    def at(f: int) -> dict[str, int]:
+        return {"v": probe.v, "t": probe.n, **scale["model"], "f": f}
+
+    def parameters(f: int) -> int:
+        return sum(p.numel() for p in contestant.prepare(plain.resized(at(f))).parameters())
+
+    budget = scale["parameters"] + 2 * probe.v * scale["model"]["d"]
+    few, many = (parameters(STEP * times) for times in (1, 2))
+    return at(STEP * max(1, round(1 + (budget - few) / (many - few)))) if many > few else at(STEP)
+
+
+def _lessons(
+    cell: Cell, contestant: Implementation, sizes: Mapping[str, int], report: train.Report
+) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """Stage, weights, and what is to be said: of training from scratch, and of symbol tuning from there."""
+    scale, probe = SCALES[cell.settings["scale"]], probe_of(cell)
+    rows, steps, *tuning = scale["probes"][cell.case]
+    case = contestant.spec.case("plain", torch.float32, cell.device).resized(sizes)
+    code = [catalogue.implementation(cell.spec, cell.implementation).path, Path(__file__)]  # with all that they import
+    made_of = {
+        "code": [catalogue.digest(path) for path in code],
+        "sizes": [dict(sizes), rows, scale["batch"]],
+        "asked": [cell.spec, cell.implementation, cell.variant, cell.case, cell.seed, cell.device],
+        "versions": torch.__version__,
+    }
+
+    def fresh() -> nn.Module:
+        torch.manual_seed(cell.seed)
+        return Implementation.of(cell).prepare(case).to(cell.device)
+
+    def taught_at(rate: float) -> tuple[dict[str, Any], bool]:
+        course = train.Settings(steps=steps, lr=rate)
+        return weights.trained(
+            made_of | {"course": repr(course)}, lambda: _taught(fresh(), probe.batches(scale["batch"]), course, report)
+        )
+
+    tried = {rate: taught_at(rate) for rate in scale["rates"]}
+    best = min(tried, key=lambda rate: _loss(tried[rate][0]))
+    made, kept = tried[best]
+    if not made["weights"]:
+        raise train.TrainingFailed(f"the loss is no number at any learning rate of {', '.join(map(str, tried))}")
+    yield TRAINED, made["weights"], {**_told(made, kept, steps, best), "tried": {str(r): _loss(tried[r][0]) for r in tried}}
+    if isinstance(probe, Remapping):
+        then = train.Settings(steps=tuning[0], lr=TUNING_RATE * best)
+
+        def tune() -> dict[str, Any]:
+            model = fresh()
+            model.load_state_dict(made["weights"])
+            return _taught(model, probe.tuning(scale["batch"]), then, report)
+
+        tuned, kept = weights.trained(made_of | {"course": f"at {best}, then {then!r}"}, tune)
+        yield TUNED, tuned["weights"], _told(tuned, kept, then.steps, then.lr)
+
+
+def _taught(model: nn.Module, batches: Iterable[Batch], course: train.Settings, report: train.Report) -> dict[str, Any]:
+    """The weights after a course, and the loss of each of its steps; no weights where that came to be no number."""
+    began = time.perf_counter()
+    try:
+        history = learn(model, batches, course, lambda share, doing: report(share, f"learning rate {course.lr:g}, {doing}"))
+    except train.TrainingFailed:
+        return {"weights": {}, "history": [math.inf], "time_s": time.perf_counter() - began}
+    return {"weights": model.state_dict(), "history": history, "time_s": time.perf_counter() - began}
+
+
+def _loss(made: Mapping[str, Any]) -> float:
+    """Bits per answer over the last steps; each had rows of its own."""
+    last = made["history"][-LAST_STEPS:]
+    return round(sum(last) / len(last), 4)
+
+
+def _told(made: Mapping[str, Any], kept: bool, steps: int, rate: float) -> dict[str, Any]:
+    return {
+        "bits_per_answer": _loss(made),
+        "steps": steps,
+        "lr": rate,
+        "time_s": round(made["time_s"], 1),
+        "weights": "kept from an earlier run" if kept else "trained in this run",
+    }
