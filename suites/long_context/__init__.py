@@ -49,14 +49,14 @@ SCALES: dict[str, dict[str, Any]] = {
         "model": {"d": 96, "h": 4, "l": 3},
         "parameters": 383_712,
         "steps": 1000,
-        "rates": (3e-3, 1e-2, 3e-2),
+        "rates": (3e-3, 1e-2),
         "batch": 8,
         "share": 0.25,
         "questions": 36,
         "windows": 96,
         "trials": 48,
         "memories": 32,
-        "cost_s": 130,
+        "cost_s": 100,
     },
 }
 

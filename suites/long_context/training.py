@@ -28,7 +28,7 @@ from . import bits_per_byte, recall
 Report = Callable[[float, str], None]
 # The search: each rate is tried for this share of the steps, from the same first values, on nine tenths of every document for
 # training, and judged on the last tenths, which no table is measured on.
-TUNING_SHARE, TUNING_PART, TUNING_SEED, TUNING_WINDOWS = 0.15, 0.1, 0, 32
+TUNING_SHARE, TUNING_PART, TUNING_SEED, TUNING_WINDOWS = 0.2, 0.1, 0, 32
 STEP = 8  # the width f of the feed-forward part is a multiple of this
 # A fine-tune: this share of the bytes of training, at a tenth of its learning rate.
 FINE_TUNE_SHARE, FINE_TUNE_RATE = 0.05, 0.1
@@ -95,7 +95,7 @@ def sizes_of(cell: Cell, contestant: Implementation, scale: Mapping[str, Any]) -
 def _from_scratch(cell: Cell, contestant: Implementation, scale: Mapping[str, Any], corpus: text.Text, report: Report) -> Trained:
     sizes = sizes_of(cell, contestant, scale)
     case = contestant.spec.case("plain", torch.float32, cell.device).resized(sizes)
-    made_of = _made_of(cell, scale, corpus) | {"sizes": sizes}
+    made_of = _made_of(cell, scale, corpus) | {"sizes": dict(case.values)}  # options of the spec too
     tried = _searched(cell, case, scale, corpus, made_of, lambda share, doing: report(0.4 * share, doing))
     rate = min(tried, key=lambda lr: tried[lr])
     chosen = train.Settings(steps=scale["steps"], lr=float(rate))
