@@ -174,8 +174,8 @@ def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
             ),
             (f"Recall of a fact after further bytes (chance {recall.CHANCE:g}{where}; {origin})", _recall_row(good, length)),
             (
-                f"Effective memory: bits by which the next byte's distribution changes with the byte k back"
-                f" (windows of {MEMORY_TIMES * length}{where}; {origin})",
+                f"Effective memory (bits by which the next byte's distribution changes with the byte k back, in windows of"
+                f" {MEMORY_TIMES * length}{where}; {origin})",
                 _memory_row(good, length),
             ),
             (f"Training (the same for all{where}; {origin})", _training_row(good)),
@@ -186,7 +186,9 @@ def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
         mates = list(group)
         if rows := claims.readings(mates, SCALES[scale]["length"]):
             where = "" if scale == "default" else f", scale {scale}"
-            frames[f"Claims of the papers, read from these records (bits per byte{where}; {mates[0].values.get('text')})"] = rows
+            frames[f"Claims of the papers (read from these records, in bits per byte{where}; {mates[0].values.get('text')})"] = (
+                rows
+            )
     return {title: _without_empty(pd.DataFrame(rows)) for title, rows in frames.items()}
 
 
