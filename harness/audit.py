@@ -452,18 +452,29 @@ def _plain(audit: Audit) -> "pd.DataFrame":
 
 
 def write(audit: Audit, folder: Path) -> list[Path]:
-    """Write the tables as CSV, and all of them as one page; return the files."""
+    """Write the tables as CSV, and all of them as one page, in the place of what they say of these specs; return the files."""
     from harness import machine, report
 
     place = folder / "audit"
     place.mkdir(parents=True, exist_ok=True)
-    found = tables(audit)
+    frames = tables(audit)
+    files = {title: place / f"{'-'.join(title.lower().split())}.csv" for title in frames}
+    found = {title: _beside(frame, files[title], {w.spec for w in audit.wrong}) for title, frame in frames.items()}
     detail = "each asked in every case and input family" if audit.full else "each asked up to the first catch"
     origin = f"Written by `harness audit`; do not edit. {detail.capitalize()}, on {machine.describe()}."
     page = place / "README.md"
     page.write_text(f"# Audit\n\n{origin}\n\n{report.render(found, 'markdown')}\n")
-    files = [page]
     for title, frame in found.items():
-        files.append(place / f"{'-'.join(title.lower().split())}.csv")
-        frame.to_csv(files[-1], index=False)
-    return files
+        frame.to_csv(files[title], index=False)
+    return [page, *files.values()]
+
+
+def _beside(frame: "pd.DataFrame", file: Path, audited: set[str]) -> "pd.DataFrame":
+    """The rows of a table, and those that its file has of specs that were not audited now, in the order of their names."""
+    import pandas as pd
+
+    if not file.exists():
+        return frame
+    before = pd.read_csv(file, keep_default_na=False)
+    kept = before[~before.spec.isin(audited) & before.spec.isin(list(catalogue.specs()))]
+    return pd.concat([kept, frame]).sort_values("spec", kind="stable")

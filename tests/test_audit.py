@@ -150,6 +150,16 @@ def test_asked_in_full_each_case_and_family_gets_its_share(tmp_path: Path):
     assert {one.status for one in it.wrong} == {one.status for one in asked().wrong}
 
 
+def test_what_is_published_of_other_specs_stays(first: Audit, tmp_path: Path):
+    audit.write(first, tmp_path)
+    file = tmp_path / "audit" / "what-became-of-wrong-functions.csv"
+    file.write_text(file.read_text() + "layer_norm,mistakes,3,0,0,3,0\nno_such_spec,mistakes,3,0,0,3,0\n")
+    audit.write(first, tmp_path)
+    found = pd.read_csv(file)
+    assert list(found.spec) == ["layer_norm", "rms_norm", "rms_norm"]
+    assert "| layer_norm" in (tmp_path / "audit" / "README.md").read_text()
+
+
 def test_a_wrong_function_that_survives_in_one_dtype_has_survived():
     it = Audit(["rms_norm"])
     it.wrong = [Wrong("rms_norm", "m", dtype, "f:1") for dtype in ("float32", "bfloat16")]
