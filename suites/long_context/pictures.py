@@ -70,11 +70,11 @@ def _curves(good: Sequence[Record], key: str) -> dict[str, dict[int, list[float]
             for context, samples in record.values[key].items():
                 if not isinstance(samples, str):
                     curve.setdefault(int(context), []).extend(samples)
-    return curves
+    return {name: curve for name, curve in curves.items() if curve}
 
 
 def _among(curves: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    return {name: curve for name, curve in curves.items() if name.partition(":")[0] in names and curve}
+    return {name: curve for name, curve in curves.items() if name.partition(":")[0] in names}
 
 
 def _line(curve: Mapping[int, list[float]]) -> tuple[list[int], list[float]]:

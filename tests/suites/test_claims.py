@@ -66,6 +66,14 @@ def test_pictures_are_drawn_of_what_there_is():
     assert names == ["rope", "lm_infinite"]
 
 
+def test_a_model_that_is_unsupported_everywhere_has_no_curve():
+    none = record("transformer_learned/torch_sdpa", {32: [1.0]})
+    values = {**none.values, "recall": dict.fromkeys(("16", "32", "64"), "positions end")}
+    drawn = suite.pictures([replace(none, values=values), record(ROPE, rising(1.0)), record(LM_INFINITE, rising(1.0))])
+    assert [axis.get_title() for axis in drawn["recall smoke"].axes] == ["after training"]
+    assert [axis.get_title() for axis in drawn["bits per byte smoke"].axes] == ["positions", "after training"]
+
+
 def test_the_tables_of_records_that_were_made_before_a_column_was_there():
     old = record(ROPE, rising(1.0) | {64: [1.0], 128: [1.0], 256: [1.0]})
     values = {**old.values, "horizon": 32, "parameters": 1, "score": 0.1}
