@@ -53,6 +53,13 @@ def feature(x: Tensor) -> Tensor:
     return F.elu(x) + 1
 
 
+EQUIVALENT = {
+    "linear_attention: k[..., :, None] @ v[..., None, :] -> k[..., :, None] * v[..., None, :]": (
+        "a column times a row: every product has one term"
+    ),
+}
+
+
 def some_past(case: Case, rng: torch.Generator, tokens: int = 5, offset: float = 0.0) -> dict[str, Tensor]:
     """The state that a few tokens would have left."""
     k = feature(torch.randn(case.b, case.h, tokens, case.d, generator=rng, dtype=torch.float64) + offset)

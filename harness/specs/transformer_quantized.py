@@ -71,7 +71,7 @@ def _with(ids, parameters, h, scheme, threshold, matrices=MATRICES, weight_of=No
     position = torch.arange(ids.shape[1], device=ids.device)
 
     def times(x: Tensor, name: str, which: str) -> Tensor:
-        weight, bias = parameters[f"{name}{which}.weight"].detach(), parameters.get(f"{name}{which}.bias", 0.0)
+        weight, bias = parameters[f"{name}{which}.weight"], parameters.get(f"{name}{which}.bias", 0.0)
         if which not in matrices:
             return x @ weight.mT + bias
         if scheme == "llm_int8":
