@@ -48,6 +48,7 @@ FACTS: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda fact: isinstance(fact, dict) and all(isinstance(sizes, dict) for sizes in fact.values()),
         'compiles = {"wide": {"n": 2048, "d": 128}}',
     ),
+    "weights_of": (lambda fact: isinstance(fact, str) and "/" in fact, 'weights_of = "transformer_rope/torch_sdpa"'),
     "deterministic": (lambda fact: isinstance(fact, bool), "deterministic = True"),
 }
 
