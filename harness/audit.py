@@ -453,7 +453,7 @@ def _plain(audit: Audit) -> "pd.DataFrame":
 
 def write(audit: Audit, folder: Path) -> list[Path]:
     """Write the tables as CSV, and all of them as one page, in the place of what they say of these specs; return the files."""
-    from harness import machine, report
+    from harness import report
 
     place = folder / "audit"
     place.mkdir(parents=True, exist_ok=True)

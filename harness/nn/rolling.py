@@ -1,5 +1,6 @@
 """Attention with rotary positions to the last keys and the first ones, for models that go on past their training length."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,21 +14,16 @@ from harness.nn.rotary import angles_at, turn
 class RollingAttention(CausalAttention):
     """Attention to the last `window` keys, its own included, and to the first `sinks`; it has no parameters of its own.
 
-    A kind of its own says where a query and those first keys stand to each other once the window has left them:
-        far(query[n]) -> places[n] of the queries            with sinks at `sink_places`
-    State: position, and keys (not turned) and values of the sinks and of the window but one.
+    Once the window has left them, `far(query[n]) -> places[n]` and `sink_places[s]` say where queries and sinks stand to each
+    other. State: position, and keys (not turned) and values of the sinks and of the window but one.
     """
 
-    def __init__(self, d: int, h: int, window: int, sinks: int):
+    def __init__(
+        self, d: int, h: int, window: int, sinks: int, far: Callable[[Tensor], Tensor], sink_places: Callable[[int], Tensor]
+    ):
         super().__init__(d, h)
-        self.window, self.sinks = window, sinks
-
-    def far(self, query: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    @property
-    def sink_places(self) -> Tensor:
-        raise NotImplementedError
+        self.window, self.sinks, self.far = window, sinks, far
+        self.sink_places = sink_places(sinks)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         n, d = q.shape[2:]

@@ -28,9 +28,16 @@ class TrainingFailed(RuntimeError):
     """Training came to a loss that is no number; the message says at which step."""
 
 
-def train(model: nn.Module, batches: Iterable[Tensor], settings: Settings, report: Report | None = None) -> list[float]:
+def train(
+    model: nn.Module,
+    batches: Iterable[Tensor | tuple[Tensor, Tensor]],
+    settings: Settings,
+    report: Report | None = None,
+    unit: str = "bits per byte",
+) -> list[float]:
     """Train on ids[b n+1]:int64 batches to foretell each next byte; returns the loss of each step in bits per byte.
 
+    A batch may be a pair: ids[b n] and targets[b n], -100 where nothing is asked; then the loss is in bits per target.
     `report(fraction, sentence)` hears of progress some hundred times. Raises TrainingFailed where the loss is no number.
     """
     decayed = [p for p in model.parameters() if p.ndim > 1]
@@ -39,10 +46,11 @@ def train(model: nn.Module, batches: Iterable[Tensor], settings: Settings, repor
     optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, fused=True)
     model.train()
     history: list[float] = []
-    for step, ids in zip(range(settings.steps), batches):  # noqa: B905 (batches may go on for ever)
+    for step, batch in zip(range(settings.steps), batches):  # noqa: B905 (batches may go on for ever)
+        ids, targets = batch if isinstance(batch, tuple) else (batch[:, :-1], batch[:, 1:])
         for group in optimizer.param_groups:
             group["lr"] = settings.lr * schedule(step, settings)
-        loss = F.cross_entropy(model(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten())
+        loss = F.cross_entropy(model(ids).flatten(0, 1), targets.flatten())
         history.append(loss.item() * BITS)
         if not math.isfinite(history[-1]):
             raise TrainingFailed(f"the loss is {history[-1]} at step {step + 1} of {settings.steps}, lr {settings.lr:g}")
@@ -52,7 +60,7 @@ def train(model: nn.Module, batches: Iterable[Tensor], settings: Settings, repor
         optimizer.zero_grad()
         if report and (step + 1) % max(1, settings.steps // 100) == 0:
             recent = history[-50:]
-            report((step + 1) / settings.steps, f"{sum(recent) / len(recent):.2f} bits per byte")
+            report((step + 1) / settings.steps, f"{sum(recent) / len(recent):.2f} {unit}")
     if len(history) < settings.steps:
         raise TrainingFailed(f"the data ended after {len(history)} of {settings.steps} steps")
     model.eval()

@@ -1,7 +1,8 @@
 """LM-Infinite: a Lambda-shaped mask and a ceiling of distance, on scaled_dot_product_attention in blocks of the window."""
 
+from functools import partial
+
 import torch
-from torch import Tensor
 
 from harness.nn.decoder import Decoder
 from harness.nn.rolling import RollingAttention
@@ -13,15 +14,11 @@ weights_of = "transformer_rope/torch_sdpa"
 
 
 def prepare(case):
-    return Decoder(case.v, case.d, case.l, case.f, lambda layer: CeilingAttention(case.d, case.h, case.t, case.sinks))
+    return Decoder(case.v, case.d, case.l, case.f, lambda layer: ceiling_attention(case.d, case.h, case.t, case.sinks))
 
 
-class CeilingAttention(RollingAttention):
+def ceiling_attention(d: int, h: int, window: int, sinks: int) -> RollingAttention:
     """Sinks that the window has left all stand `window` away: the query there, they at nought."""
-
-    def far(self, query: Tensor) -> Tensor:
-        return torch.full_like(query, self.window)
-
-    @property
-    def sink_places(self) -> Tensor:
-        return torch.zeros(self.sinks, dtype=torch.long)
+    return RollingAttention(
+        d, h, window, sinks, far=lambda query: torch.full_like(query, window), sink_places=partial(torch.zeros, dtype=torch.long)
+    )

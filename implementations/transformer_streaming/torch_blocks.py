@@ -1,7 +1,6 @@
 """StreamingLLM: positions within a rolling cache, in blocks as long as its window, on scaled_dot_product_attention."""
 
 import torch
-from torch import Tensor
 
 from harness.nn.decoder import Decoder
 from harness.nn.rolling import RollingAttention
@@ -14,19 +13,9 @@ variants = {"four_sinks": {"options": {"sinks": 4}}, "no_sinks": {"options": {"s
 
 
 def prepare(case, **in_suites):
-    return Decoder(case.v, case.d, case.l, case.f, lambda layer: CacheAttention(case.d, case.h, case.t, case.sinks))
+    return Decoder(case.v, case.d, case.l, case.f, lambda layer: cache_attention(case.d, case.h, case.t, case.sinks))
 
 
-class CacheAttention(RollingAttention):
+def cache_attention(d: int, h: int, size: int, sinks: int) -> RollingAttention:
     """Sinks stand at their places in the cache, the newest token at its last."""
-
-    def __init__(self, d: int, h: int, size: int, sinks: int):
-        super().__init__(d, h, size - sinks, sinks)
-        self.size = size
-
-    def far(self, query: Tensor) -> Tensor:
-        return query.clamp(max=self.size - 1)
-
-    @property
-    def sink_places(self) -> Tensor:
-        return torch.arange(self.sinks)
+    return RollingAttention(d, h, size - sinks, sinks, far=lambda query: query.clamp(max=size - 1), sink_places=torch.arange)

@@ -20,7 +20,6 @@ from harness.implementation import Implementation
 from harness.nn import train
 
 from .batch import Ask, Batch
-from .learning import learn
 from .remapping import Remapping
 from .scales import SCALES, probe_of
 
@@ -123,9 +122,14 @@ def _lessons(
 
 def _taught(model: nn.Module, batches: Iterable[Batch], course: train.Settings, report: train.Report) -> dict[str, Any]:
     """The weights after a course, and the loss of each of its steps; no weights where that came to be no number."""
-    began = time.perf_counter()
+    began, device = time.perf_counter(), next(model.parameters()).device
+    rows = ((batch.ids.to(device), batch.targets.to(device)) for batch in batches)
+
+    def told(share: float, doing: str) -> None:
+        report(share, f"learning rate {course.lr:g}, {doing}")
+
     try:
-        history = learn(model, batches, course, lambda share, doing: report(share, f"learning rate {course.lr:g}, {doing}"))
+        history = train.train(model, rows, course, told, unit="bits per answer")
     except train.TrainingFailed:
         return {"weights": {}, "history": [math.inf], "time_s": time.perf_counter() - began}
     return {"weights": model.state_dict(), "history": history, "time_s": time.perf_counter() - began}

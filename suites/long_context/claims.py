@@ -11,18 +11,15 @@ from typing import Any
 
 from harness.cell import OK, Record
 
-from . import bits_per_byte
-
-BITS, RECALL = "bits_per_byte", "recall"
+from . import bits_per_byte, pictures
 
 
 @dataclass(frozen=True)
 class Row:
-    """A quantity of a model at so many training lengths; `of` is the subject of its records."""
+    """Bits per byte of a model at so many training lengths; `of` is the subject of its records."""
 
     of: str
-    times: float
-    what: str = BITS
+    times: int
 
 
 @dataclass(frozen=True)
@@ -114,15 +111,11 @@ def _paired(claim: Claim, by_subject: Mapping[str, Mapping[int, Mapping[str, Any
 
 
 def _samples(values: Mapping[str, Any], row: Row, length: int) -> Any:
-    return values[row.what].get(str(int(row.times * length)))
+    return values["bits_per_byte"].get(str(row.times * length))
 
 
 def _told(row: Row, length: int) -> str:
-    return f"{row.of.replace('transformer_', '').partition('/')[0]}{_variant(row.of)} at {int(row.times * length)}"
-
-
-def _variant(subject: str) -> str:
-    return f":{subject.partition(':')[2]}" if ":" in subject else ""
+    return f"{pictures.short(row.of)} at {row.times * length}"
 
 
 def _verdict(claim: Claim, middle: float, width: float) -> str:

@@ -59,14 +59,19 @@ def figure(good: Sequence[Record], key: str, label: str, length: int, chance: fl
     return drawn
 
 
+def short(subject: str) -> str:
+    """A model as pictures and sentences name it: `transformer_streaming/torch_blocks:no_sinks` is `streaming:no_sinks`."""
+    spec, _, implementation = subject.partition("/")
+    _, colon, variant = implementation.partition(":")
+    return spec.removeprefix("transformer_") + colon + variant
+
+
 def _curves(good: Sequence[Record], key: str) -> dict[str, dict[int, list[float]]]:
     """By short name of the model: by context, all samples."""
     curves: dict[str, dict[int, list[float]]] = {}
     for record in good:
         if record.outcome == OK:
-            spec, _, rest = record.cell.subject.partition("/")
-            name = spec.removeprefix("transformer_") + (f":{rest.partition(':')[2]}" if ":" in rest else "")
-            curve = curves.setdefault(name, {})
+            curve = curves.setdefault(short(record.cell.subject), {})
             for context, samples in record.values[key].items():
                 if not isinstance(samples, str):
                     curve.setdefault(int(context), []).extend(samples)
