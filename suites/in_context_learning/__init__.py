@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 import pandas as pd
 import torch
 
-from harness import catalogue, judge
+from harness import terms
 from harness.cell import OK, Answer, Cell, Record
 from harness.implementation import Implementation
 from harness.plan import Selection
@@ -29,19 +29,17 @@ def plan(selection: Selection) -> Iterator[Cell]:
         for item in selection.specs()
         if item.contract == CONTRACT
         for name, variant in selection.contestants(item.name)
-        if not training.variant_of(item.name, name, variant).get("fine_tuned")  # that is for contexts longer than any here
         for probe in probes
         for seed in selection.seeds
     ]
-    yield from sorted(cells, key=lambda cell: training.giver_of(cell) != cell)
+    # A fine-tune is for contexts longer than any here.
+    cells = [cell for cell in cells if not terms.variant_of(cell).get("fine_tuned")]
+    yield from sorted(cells, key=lambda cell: terms.giver_of(cell) != cell)
 
 
 def digests(cell: Cell) -> dict[str, str]:
     """The file of the model whose weights it takes, where these are another's."""
-    giver = training.giver_of(cell)
-    if giver == cell:
-        return {}
-    return {"weights_of": catalogue.digest(catalogue.implementation(giver.spec, giver.implementation).path)}
+    return terms.digests(cell)
 
 
 def cost(cell: Cell) -> float:
@@ -53,16 +51,15 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
     """Check the model against its reference, train it on the probe or take its trained weights, measure it in context."""
     torch.set_flush_denormal(True)
     progress(0.0, "checked against its reference")
-    case = contestant.spec.case("plain", torch.float32, cell.device)
-    checked = judge.values(contestant, case, "normal", cell.seed)
+    checked = terms.checked(cell, contestant)
     if checked.outcome != OK:
-        return Answer(checked.outcome, checked.values, f"not trained, for it is not the model of its spec:\n{checked.note}")
+        return checked
     probe = probe_of(cell)
     asked: dict[str, Ask] = {tables.EXACT: probe.exact, tables.BLIND: probe.blind}
     found = {name: _measured(probe, ask) for name, ask in asked.items()}
     told, parameters = {}, 0
     for stage, model, of_stage in training.stages(cell, contestant, lambda share, doing: progress(0.02 + 0.9 * share, doing)):
-        found[stage] = _measured(probe, training.asking(model, cell.device))
+        found[stage] = _measured(probe, terms.asking(model, cell.device))
         told[stage], parameters = of_stage, sum(p.numel() for p in model.parameters())
     values = {
         "found": found,

@@ -1,30 +1,27 @@
 """Training on equal terms: the same rows, steps and schedule, about as many parameters, the best learning rate of few.
 
-A model that is another one's afterwards says in its file whose weights it takes, `weights_of = "SPEC/IMPLEMENTATION"`: that one
-is trained, or taken as it was trained, and what differs between the two rows is theirs.
+What models take from one another is said in `harness.terms`.
 """
 
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from harness import catalogue, weights
+from harness import catalogue, terms, weights
 from harness.cell import Cell
 from harness.implementation import Implementation
 from harness.nn import train
 
-from .batch import Ask, Batch
+from .batch import Batch
 from .remapping import Remapping
 from .scales import SCALES, probe_of
 
 TRAINED, TUNED = "trained", "symbol-tuned"
-STEP = 8  # the width f of the feed-forward part is a multiple of this
 # A learning rate is judged by the loss of the last steps, on rows that no step before had: where a skill comes all at once, a
 # search shorter than training says nothing of it.
 LAST_STEPS = 50
@@ -33,48 +30,21 @@ TUNING_RATE = 0.5  # of symbol tuning, over that of training
 
 def stages(cell: Cell, contestant: Implementation, report: train.Report) -> Iterator[tuple[str, nn.Module, dict[str, Any]]]:
     """The model of a cell after training, then after symbol tuning where its probe has that; and what is to be said of each."""
-    giver = giver_of(cell)
+    giver = terms.giver_of(cell)
     teaching = Implementation.of(giver) if giver != cell else contestant
     sizes = sizes_of(giver, teaching)
-    options = variant_of(cell.spec, cell.implementation, cell.variant).get("options", {})
     plain = contestant.spec.case("plain", torch.float32, cell.device)
     for stage, learned, told in _lessons(giver, teaching, sizes, report):
-        model = contestant.prepare(plain.resized(sizes | options)).to(cell.device)
+        model = contestant.prepare(plain.resized(sizes | terms.options_of(cell))).to(cell.device)
         model.load_state_dict(learned)
         yield stage, model.eval(), told | ({"weights_of": giver.subject} if giver != cell else {})
 
 
-def asking(model: nn.Module, device: str) -> Ask:
-    """The model as a function of ids[b n] on the CPU."""
-    return lambda ids: model(ids.to(device)).cpu()
-
-
-def giver_of(cell: Cell) -> Cell:
-    """The cell whose weights the model of this cell takes: its own, or another's."""
-    facts = catalogue.implementation(cell.spec, cell.implementation).facts
-    spec, _, name = facts.get("weights_of", "").partition("/")
-    return replace(cell, spec=spec, implementation=name, variant="") if spec else cell
-
-
-def variant_of(spec: str, implementation: str, variant: str) -> dict[str, Any]:
-    """What an implementation says of one of its variants."""
-    return catalogue.implementation(spec, implementation).facts.get("variants", {}).get(variant, {})
-
-
 def sizes_of(cell: Cell, contestant: Implementation) -> dict[str, int]:
-    """The sizes of a scale; f brings the model nearest to its budget of parameters, to which embedding and head are added."""
+    """The sizes of a scale and a probe; to the budget of parameters, embedding and head are added."""
     scale, probe = SCALES[cell.settings["scale"]], probe_of(cell)
-    plain = contestant.spec.case("plain", torch.float32, cell.device)
-
-    def at(f: int) -> dict[str, int]:
-        return {"v": probe.v, "t": probe.n, **scale["model"], "f": f}
-
-    def parameters(f: int) -> int:
-        return sum(p.numel() for p in contestant.prepare(plain.resized(at(f))).parameters())
-
     budget = scale["parameters"] + 2 * probe.v * scale["model"]["d"]
-    few, many = (parameters(STEP * times) for times in (1, 2))
-    return at(STEP * max(1, round(1 + (budget - few) / (many - few)))) if many > few else at(STEP)
+    return terms.sizes_of(cell, contestant, {"v": probe.v, "t": probe.n, **scale["model"]}, budget)
 
 
 def _lessons(
@@ -92,14 +62,11 @@ def _lessons(
         "versions": torch.__version__,
     }
 
-    def fresh() -> nn.Module:
-        torch.manual_seed(cell.seed)
-        return Implementation.of(cell).prepare(case).to(cell.device)
-
     def taught_at(rate: float) -> tuple[dict[str, Any], bool]:
         course = train.Settings(steps=steps, lr=rate)
         return weights.trained(
-            made_of | {"course": repr(course)}, lambda: _taught(fresh(), probe.batches(scale["batch"]), course, report)
+            made_of | {"course": repr(course)},
+            lambda: _taught(terms.fresh(cell, case, cell.seed), probe.batches(scale["batch"]), course, report),
         )
 
     tried = {rate: taught_at(rate) for rate in scale["rates"]}
@@ -112,7 +79,7 @@ def _lessons(
         then = train.Settings(steps=tuning[0], lr=TUNING_RATE * best)
 
         def tune() -> dict[str, Any]:
-            model = fresh()
+            model = terms.fresh(cell, case, cell.seed)
             model.load_state_dict(made["weights"])
             return _taught(model, probe.tuning(scale["batch"]), then, report)
 

@@ -8,11 +8,10 @@ from typing import Any
 import pandas as pd
 import torch
 
-from harness import Unsupported, catalogue, judge, text
+from harness import Unsupported, terms, text
 from harness.cell import OK, Answer, Cell, Record
 from harness.implementation import Implementation
 from harness.plan import Selection, WrongRequest
-from harness.spec import Case
 
 from . import bits_per_byte, claims, recall, training
 from . import memory as effective_memory
@@ -71,15 +70,12 @@ def plan(selection: Selection) -> Iterator[Cell]:
         for name, variant in selection.contestants(item.name)
         for seed in selection.seeds
     ]
-    yield from sorted(cells, key=lambda cell: training.giver_of(cell) is not None)
+    yield from sorted(cells, key=lambda cell: terms.giver_of(cell) != cell)
 
 
 def digests(cell: Cell) -> dict[str, str]:
     """The text that the model is trained and measured on, and the code of the model whose weights it takes, if it does."""
-    found = {"text": _text(cell.settings["text"], _longest(cell)).digest[:16]}
-    if giver := training.giver_of(cell):
-        found["weights_of"] = catalogue.digest(catalogue.implementation(giver.spec, giver.implementation).path)
-    return found
+    return {"text": _text(cell.settings["text"], _longest(cell)).digest[:16], **terms.digests(cell)}
 
 
 def cost(cell: Cell) -> float:
@@ -91,15 +87,15 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
     """Check the model against its reference, train it or take its trained weights, measure it beyond its training length."""
     torch.set_flush_denormal(True)
     progress(0.0, "checked against its reference")
-    checked = judge.values(contestant, _checked_in(cell, contestant), "normal", cell.seed)
+    checked = terms.checked(cell, contestant)
     if checked.outcome != OK:
-        return Answer(checked.outcome, checked.values, f"not trained, for it is not the model of its spec:\n{checked.note}")
+        return checked
     scale = SCALES[cell.settings["scale"]]
     corpus = _text(cell.settings["text"], _longest(cell))
     done = training.trained(
         cell, contestant, scale, corpus, _longest(cell), lambda share, doing: progress(0.02 + 0.7 * share, doing)
     )
-    ask, length = training.asking(done.model, cell.device), scale["length"]
+    ask, length = terms.asking(done.model, cell.device), scale["length"]
     contexts = [times * length for times in TIMES]
     bits = bits_per_byte.measure(
         ask, corpus.held_out, contexts, length // 2, scale["windows"], lambda share, doing: progress(0.72 + 0.15 * share, doing)
@@ -138,13 +134,6 @@ def after_text(documents: Sequence[bytes], distance: int, count: int, seed: int)
     opening = torch.tensor(list(recall.plain(documents[0][:OPENING])))
     ids = torch.cat([opening.expand(len(given.ids), -1), given.ids], 1)
     return recall.Trials(ids, given.asked + OPENING, given.values)
-
-
-def _checked_in(cell: Cell, contestant: Implementation) -> Case:
-    """The first case with the options that the variant names: `plain` where it names none."""
-    options = training.options_of(cell)
-    cases = (contestant.spec.case(name, torch.float32, cell.device) for name in contestant.spec.cases)
-    return next(case for case in cases if options.items() <= case.values.items())
 
 
 def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:

@@ -1,9 +1,7 @@
 """Training on equal terms: the same data, tokens and schedule for all, the learning rate found for each by the same small search.
 
-A model that is another one's afterwards (other positions, other visibility, other weights in memory) says in its file whose
-weights it takes, `weights_of = "SPEC/IMPLEMENTATION"`: that one is trained, or taken as it was trained, and what differs between
-the two rows is theirs. A variant may name `options` of the spec; one that says `fine_tuned` goes on learning for a few steps, at
-the longest context measured.
+What models take from one another is said in `harness.terms`; a variant that says `fine_tuned` goes on learning for a few steps,
+at the longest context measured.
 """
 
 import hashlib
@@ -17,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from harness import catalogue, text, weights
+from harness import catalogue, terms, text, weights
 from harness.cell import Cell
 from harness.implementation import Implementation
 from harness.nn import train
@@ -29,7 +27,8 @@ Report = Callable[[float, str], None]
 # The search: each rate is tried for this share of the steps, from the same first values, on nine tenths of every document for
 # training, and judged on the last tenths, which no table is measured on.
 TUNING_SHARE, TUNING_PART, TUNING_SEED, TUNING_WINDOWS = 0.2, 0.1, 0, 32
-STEP = 8  # the width f of the feed-forward part is a multiple of this
+# Files that decide what training gives, by their own bytes alone.
+TERMS = (Path(__file__), catalogue.PACKAGE / "terms.py")
 # A fine-tune: this share of the bytes of training, at a tenth of its learning rate.
 FINE_TUNE_SHARE, FINE_TUNE_RATE = 0.05, 0.1
 
@@ -47,53 +46,19 @@ def trained(
     cell: Cell, contestant: Implementation, scale: Mapping[str, Any], corpus: text.Text, longest: int, report: Report
 ) -> Trained:
     """The model that a cell names, trained or with the weights that it says it takes. Its parameters are float32."""
-    giver = giver_of(cell)
-    if not giver:
+    giver = terms.giver_of(cell)
+    if giver == cell:
         return _from_scratch(cell, contestant, scale, corpus, report)
     first = _from_scratch(giver, Implementation.of(giver), scale, corpus, report)
-    sizes = first.sizes | options_of(cell)
-    model = _fresh(cell, contestant.spec.case("plain", torch.float32, cell.device).resized(sizes), cell.seed)
+    sizes = first.sizes | terms.options_of(cell)
+    model = terms.fresh(cell, contestant.spec.case("plain", torch.float32, cell.device).resized(sizes), cell.seed)
     model.load_state_dict(first.model.state_dict())
     after = Trained(model.eval(), first.told | {"weights_of": giver.subject}, sizes)
-    return _fine_tuned(cell, after, scale, corpus, longest, report) if _variant(cell).get("fine_tuned") else after
-
-
-def giver_of(cell: Cell) -> Cell | None:
-    """The cell whose weights the model of this cell takes, where it takes another's."""
-    source = catalogue.implementation(cell.spec, cell.implementation).facts.get("weights_of")
-    if not source:
-        return None
-    spec, _, name = source.partition("/")
-    return replace(cell, spec=spec, implementation=name, variant="")
-
-
-def options_of(cell: Cell) -> dict[str, Any]:
-    """The options of the spec that the variant of a cell names."""
-    return dict(_variant(cell).get("options", {}))
-
-
-def _variant(cell: Cell) -> Mapping[str, Any]:
-    return catalogue.implementation(cell.spec, cell.implementation).facts.get("variants", {}).get(cell.variant, {})
-
-
-def sizes_of(cell: Cell, contestant: Implementation, scale: Mapping[str, Any]) -> dict[str, int]:
-    """The sizes of a scale; f, the width of the feed-forward part, brings the model nearest to its budget of parameters."""
-    plain = contestant.spec.case("plain", torch.float32, cell.device)
-
-    def at(f: int) -> dict[str, int]:
-        return {"v": 256, "t": scale["length"], **scale["model"], "f": f}
-
-    def parameters(f: int) -> int:
-        return sum(p.numel() for p in contestant.prepare(plain.resized(at(f))).parameters())
-
-    few, many = (parameters(STEP * times) for times in (1, 2))
-    if few == many:
-        return at(STEP)
-    return at(STEP * max(1, round(1 + (scale["parameters"] - few) / (many - few))))
+    return _fine_tuned(cell, after, scale, corpus, longest, report) if terms.variant_of(cell).get("fine_tuned") else after
 
 
 def _from_scratch(cell: Cell, contestant: Implementation, scale: Mapping[str, Any], corpus: text.Text, report: Report) -> Trained:
-    sizes = sizes_of(cell, contestant, scale)
+    sizes = terms.sizes_of(cell, contestant, {"v": 256, "t": scale["length"], **scale["model"]}, scale["parameters"])
     case = contestant.spec.case("plain", torch.float32, cell.device).resized(sizes)
     made_of = _made_of(cell, scale, corpus) | {"sizes": dict(case.values)}  # options of the spec too
     tried = _searched(cell, case, scale, corpus, made_of, lambda share, doing: report(0.4 * share, doing))
@@ -101,14 +66,14 @@ def _from_scratch(cell: Cell, contestant: Implementation, scale: Mapping[str, An
     chosen = train.Settings(steps=scale["steps"], lr=float(rate))
 
     def learn() -> dict[str, Any]:
-        model = _fresh(cell, case, cell.seed)
+        model = terms.fresh(cell, case, cell.seed)
         began = time.perf_counter()
         batches = _batches(corpus.train, scale, cell)
         history = train.train(model, batches, chosen, lambda share, doing: report(0.4 + 0.6 * share, f"training, {doing}"))
         return {"weights": model.state_dict(), "history": history, "time_s": time.perf_counter() - began}
 
     made, kept = weights.trained(made_of | {"rate": rate, "seed": cell.seed}, learn)
-    model = _fresh(cell, case, cell.seed)
+    model = terms.fresh(cell, case, cell.seed)
     model.load_state_dict(made["weights"])
     last = made["history"][-100:]
     told = {
@@ -120,12 +85,6 @@ def _from_scratch(cell: Cell, contestant: Implementation, scale: Mapping[str, An
         "weights": "kept from an earlier run" if kept else "trained in this run",
     }
     return Trained(model.eval(), told, sizes)
-
-
-def _fresh(cell: Cell, case: Case, seed: int) -> nn.Module:
-    """A new model with the first values of this seed: an implementation that was asked before would give the model of then."""
-    torch.manual_seed(seed)
-    return Implementation.of(cell).prepare(case).to(cell.device)
 
 
 def _searched(
@@ -144,7 +103,7 @@ def _searched(
     def learn() -> dict[str, Any]:
         found = {}
         for i, rate in enumerate(rates):
-            model = _fresh(cell, case, TUNING_SEED)
+            model = terms.fresh(cell, case, TUNING_SEED)
             chosen = train.Settings(steps=round(TUNING_SHARE * scale["steps"]), lr=rate)
             batches = _batches([document[:cut] for document, cut in cuts], scale, replace(cell, seed=TUNING_SEED))
 
@@ -154,7 +113,7 @@ def _searched(
             try:
                 train.train(model, batches, chosen, told)
                 model.eval()
-                bits = bits_per_byte.measure(asking(model, cell.device), judged_on, [length], length // 2, TUNING_WINDOWS)
+                bits = bits_per_byte.measure(terms.asking(model, cell.device), judged_on, [length], length // 2, TUNING_WINDOWS)
                 found[str(rate)] = bits_per_byte.mean(bits[length])  # type: ignore[arg-type]
             except train.TrainingFailed:
                 found[str(rate)] = math.inf
@@ -188,11 +147,6 @@ def _batches(documents: Any, scale: Mapping[str, Any], cell: Cell) -> Any:
     return (ids.to(cell.device) for ids in recall.with_episodes(rows, scale["share"], scale["questions"], cell.seed))
 
 
-def asking(model: nn.Module, device: str) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The model as a function of ids[b n] on the CPU."""
-    return lambda ids: model(ids.to(device)).cpu()
-
-
 def _made_of(cell: Cell, scale: Mapping[str, Any], corpus: text.Text) -> dict[str, Any]:
     """All that decides what training gives, but the learning rate and the seed."""
     parts = [
@@ -203,7 +157,7 @@ def _made_of(cell: Cell, scale: Mapping[str, Any], corpus: text.Text) -> dict[st
     ]
     return {
         "text": corpus.digest,
-        "code": [*(catalogue.digest(path) for path in parts), hashlib.sha256(Path(__file__).read_bytes()).hexdigest()],
+        "code": [*(catalogue.digest(path) for path in parts), *(hashlib.sha256(path.read_bytes()).hexdigest() for path in TERMS)],
         "scale": [*(scale[key] for key in ("length", "batch", "share", "questions", "steps")), scale["model"]],
         "asked": [cell.spec, cell.implementation, cell.variant, cell.device],
         "versions": torch.__version__,

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from harness import catalogue
+from harness import catalogue, terms
 from harness.cell import Cell
 from harness.store import Store
 
@@ -106,8 +106,7 @@ def test_training_is_on_equal_terms(place: Path):
 def test_every_training_starts_from_first_values():
     cell = Cell("long-context", "transformer_rope", "torch_sdpa", dtype="float32")
     case = catalogue.load_spec("transformer_rope").case("plain")
-    suite = catalogue.load(catalogue.find("suite", "long-context").path)
-    trained, again = suite.training._fresh(cell, case, 0), suite.training._fresh(cell, case, 0)
+    trained, again = terms.fresh(cell, case, 0), terms.fresh(cell, case, 0)
     with torch.no_grad():
         for weight in trained.parameters():
             weight.fill_(7.0)

@@ -1,0 +1,79 @@
+"""On what terms language models enter the suites that train: whose weights they take, at which sizes, and how they are checked.
+
+A model that is another one's afterwards (other positions, other visibility, other weights in memory) says in its file whose
+weights it takes, `weights_of = "SPEC/IMPLEMENTATION"`: that one is trained, or taken as it was trained, and what differs between
+the two rows is theirs. A variant may name `options` of the spec.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness import catalogue, judge
+from harness.cell import OK, Answer, Cell
+from harness.implementation import Implementation
+from harness.spec import Case
+
+STEP = 8  # the width f of the feed-forward part is a multiple of this
+
+
+def giver_of(cell: Cell) -> Cell:
+    """The cell whose weights the model of this cell takes: its own, or another's."""
+    facts = catalogue.implementation(cell.spec, cell.implementation).facts
+    spec, _, name = facts.get("weights_of", "").partition("/")
+    return replace(cell, spec=spec, implementation=name, variant="") if spec else cell
+
+
+def digests(cell: Cell) -> dict[str, str]:
+    """The code of the model whose weights it takes, where these are another's."""
+    giver = giver_of(cell)
+    if giver == cell:
+        return {}
+    return {"weights_of": catalogue.digest(catalogue.implementation(giver.spec, giver.implementation).path)}
+
+
+def variant_of(cell: Cell) -> Mapping[str, Any]:
+    """What the implementation of a cell says of its variant."""
+    return catalogue.implementation(cell.spec, cell.implementation).facts.get("variants", {}).get(cell.variant, {})
+
+
+def options_of(cell: Cell) -> dict[str, Any]:
+    """The options of the spec that the variant of a cell names."""
+    return dict(variant_of(cell).get("options", {}))
+
+
+def checked(cell: Cell, contestant: Implementation) -> Answer:
+    """Whether it is the model of its spec, in the first case with the options of its variant: `plain` where it names none."""
+    options = options_of(cell)
+    cases = (contestant.spec.case(name, torch.float32, cell.device) for name in contestant.spec.cases)
+    case = next(case for case in cases if options.items() <= case.values.items())
+    answer = judge.values(contestant, case, "normal", cell.seed)
+    if answer.outcome == OK:
+        return answer
+    return Answer(answer.outcome, answer.values, f"not trained, for it is not the model of its spec:\n{answer.note}")
+
+
+def sizes_of(cell: Cell, contestant: Implementation, sizes: Mapping[str, int], budget: int) -> dict[str, int]:
+    """The sizes, and f, the width of the feed-forward part, that brings the model nearest to its budget of parameters."""
+    plain = contestant.spec.case("plain", torch.float32, cell.device)
+
+    def parameters(f: int) -> int:
+        return sum(p.numel() for p in contestant.prepare(plain.resized({**sizes, "f": f})).parameters())
+
+    few, many = (parameters(STEP * times) for times in (1, 2))
+    times = max(1, round(1 + (budget - few) / (many - few))) if many > few else 1
+    return {**sizes, "f": STEP * times}
+
+
+def fresh(cell: Cell, case: Case, seed: int) -> nn.Module:
+    """A new model with the first values of this seed: an implementation that was asked before would give the model of then."""
+    torch.manual_seed(seed)
+    return Implementation.of(cell).prepare(case).to(cell.device)
+
+
+def asking(model: nn.Module, device: str) -> Callable[[Tensor], Tensor]:
+    """The model as a function of ids[b n] on the CPU."""
+    return lambda ids: model(ids.to(device)).cpu()
