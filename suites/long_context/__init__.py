@@ -1,73 +1,43 @@
-"""Does it hold past its training length? Language models trained alike at a short context, then asked at up to 16 times that."""
+"""Does it hold past its training length? Language models trained alike at a short context, then asked at up to 16 times that.
+
+A task is one such question, a module with
+    measure(cell, contestant, progress) -> values       of one record
+    table(records) -> data frames by title               and, where one would rather look, pictures(records) -> figures by title
+    cost(cell) -> seconds on one core, about
+"""
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
-from itertools import groupby
+from types import ModuleType
 from typing import Any
 
 import pandas as pd
 import torch
 
-from harness import Unsupported, terms, text
+from harness import terms
 from harness.cell import OK, Answer, Cell, Record
 from harness.implementation import Implementation
-from harness.plan import Selection, WrongRequest
+from harness.plan import Selection
 
-from . import bits_per_byte, claims, recall, training
-from . import memory as effective_memory
-from . import pictures as drawing
+from . import extrapolation
+from .scales import text_of
 
-settings = {"scale": "default", "text": ""}
+settings = {"scale": "default", "text": "", "task": "extrapolation"}
 choices = {"scale": ("smoke", "default")}
 limits = {"timeout": 1800.0, "memory": 8.0}
 
 CONTRACT = "ids[b n]:int<v -> logits[b n v]"
-TIMES = (1, 2, 4, 8, 16)
-OPENING = 16  # bytes of text before the facts of a trial of recall, more than any model here keeps as sinks
-MEMORY_TIMES = 4  # effective memory is measured in windows of so many training lengths
-# length: the context that is trained at, in bytes; model: sizes of every contestant, its f chosen so that it has about so many
-# parameters; rates: learning rates to choose from; share and questions: of the windows, how many hold recall episodes, and
-# how many questions each of those holds; windows, trials and memories: what is measured on.
-SCALES: dict[str, dict[str, Any]] = {
-    "smoke": {
-        "length": 32,
-        "model": {"d": 32, "h": 2, "l": 2},
-        "parameters": 41_600,
-        "steps": 60,
-        "rates": (3e-3, 1e-2),
-        "batch": 8,
-        "share": 0.25,
-        "questions": 8,
-        "windows": 16,
-        "trials": 8,
-        "memories": 8,
-        "cost_s": 5,
-    },
-    "default": {
-        "length": 128,
-        "model": {"d": 96, "h": 4, "l": 3},
-        "parameters": 383_712,
-        "steps": 1000,
-        "rates": (3e-3, 1e-2),
-        "batch": 8,
-        "share": 0.25,
-        "questions": 36,
-        "windows": 96,
-        "trials": 48,
-        "memories": 32,
-        "cost_s": 100,
-    },
-}
+TASKS: dict[str, ModuleType] = {"extrapolation": extrapolation}
 
 
 def plan(selection: Selection) -> Iterator[Cell]:
-    """A cell for each language model and seed: it is checked, trained and measured as one. Those that take weights come last."""
-    asked = {name: selection.settings[name] for name in settings}
+    """A cell for each language model, task and seed. Models that take the weights of another come last."""
+    tasks, asked = selection.chosen("task", TASKS), {name: selection.settings[name] for name in ("scale", "text")}
     cells = [
-        Cell("long-context", item.name, name, variant, "", "float32", selection.device, seed, asked)
+        Cell("long-context", item.name, name, variant, task, "float32", selection.device, seed, asked)
         for item in selection.specs()
         if item.contract == CONTRACT
         for name, variant in selection.contestants(item.name)
+        for task in tasks
         for seed in selection.seeds
     ]
     yield from sorted(cells, key=lambda cell: terms.giver_of(cell) != cell)
@@ -75,191 +45,40 @@ def plan(selection: Selection) -> Iterator[Cell]:
 
 def digests(cell: Cell) -> dict[str, str]:
     """The text that the model is trained and measured on, and the code of the model whose weights it takes, if it does."""
-    return {"text": _text(cell.settings["text"], _longest(cell)).digest[:16], **terms.digests(cell)}
+    return {"text": text_of(cell).digest[:16], **terms.digests(cell)}
 
 
 def cost(cell: Cell) -> float:
     """About how many seconds a cell takes on one core."""
-    return float(SCALES[cell.settings["scale"]]["cost_s"])
+    return float(TASKS[cell.case].cost(cell))
 
 
 def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, str], None]) -> Answer:
-    """Check the model against its reference, train it or take its trained weights, measure it beyond its training length."""
+    """Check the model against its reference, then do its task."""
     torch.set_flush_denormal(True)
     progress(0.0, "checked against its reference")
     checked = terms.checked(cell, contestant)
     if checked.outcome != OK:
         return checked
-    scale = SCALES[cell.settings["scale"]]
-    corpus = _text(cell.settings["text"], _longest(cell))
-    done = training.trained(
-        cell, contestant, scale, corpus, _longest(cell), lambda share, doing: progress(0.02 + 0.7 * share, doing)
-    )
-    ask, length = terms.asking(done.model, cell.device), scale["length"]
-    contexts = [times * length for times in TIMES]
-    bits = bits_per_byte.measure(
-        ask, corpus.held_out, contexts, length // 2, scale["windows"], lambda share, doing: progress(0.72 + 0.15 * share, doing)
-    )
-    found: dict[str, Any] = {}
-    distances = [length // 2, *contexts]
-    for i, distance in enumerate(distances):
-        progress(0.87 + 0.1 * i / len(distances), f"recall at {distance}")
-        try:
-            found[str(distance)] = recall.right(ask, after_text(corpus.held_out, distance, scale["trials"], cell.seed))
-        except Unsupported as reason:
-            found[str(distance)] = str(reason)
-    progress(0.97, "effective memory")
-    try:
-        memory_of = effective_memory.influence(ask, corpus.held_out, MEMORY_TIMES * length, scale["memories"], cell.seed)
-        influence: Any = {str(k): [round(bits, 6) for bits in found] for k, found in memory_of.items()}
-    except Unsupported as reason:
-        influence = str(reason)
-    values = {
-        "text": corpus.name,
-        "length": length,
-        "parameters": sum(p.numel() for p in done.model.parameters()),
-        "score": checked.values["score"],
-        "training": done.told,
-        "bits_per_byte": {str(c): b if isinstance(b, str) else [round(x, 4) for x in b] for c, b in bits.items()},
-        "horizon": bits_per_byte.horizon(bits),
-        "recall": found,
-        "influence": influence,
-    }
-    return Answer(OK, values)
-
-
-def after_text(documents: Sequence[bytes], distance: int, count: int, seed: int) -> recall.Trials:
-    """Trials of recall whose facts come after some text: to keep the very first bytes for ever is not to remember a fact."""
-    given = recall.trials(documents, distance, count, seed)
-    opening = torch.tensor(list(recall.plain(documents[0][:OPENING])))
-    ids = torch.cat([opening.expand(len(given.ids), -1), given.ids], 1)
-    return recall.Trials(ids, given.asked + OPENING, given.values)
+    values = TASKS[cell.case].measure(cell, contestant, lambda share, doing: progress(0.02 + 0.98 * share, doing))
+    return Answer(OK, {**values, "score": checked.values["score"]})
 
 
 def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
-    """Bits per byte and horizon, recall, and training: a row a model; means over seeds, with half widths of 95 % intervals."""
-    frames: dict[str, list[dict[str, Any]]] = {}
-    ordered = sorted(
-        records, key=lambda r: (r.cell.settings["scale"], r.digests.get("text", ""), r.cell.subject, r.cell.device, r.cell.seed)
-    )
-    for (scale, _, subject, device), group in groupby(
-        ordered, key=lambda r: (r.cell.settings["scale"], r.digests.get("text", ""), r.cell.subject, r.cell.device)
-    ):
-        mates = list(group)
-        good = [r for r in mates if r.outcome == OK]
-        said = "; ".join(
-            dict.fromkeys(
-                f"{r.outcome.replace('_', ' ')}: {r.note.splitlines()[0] if r.note else ''}" for r in mates if r.outcome != OK
-            )
-        )
-        length = SCALES[scale]["length"]
-        origin = good[0].values["text"] if good else "the same text"
-        model = {"model": subject} | ({"device": device} if device != "cpu" else {})
-        where = "" if scale == "default" else f", scale {scale}"
-        for title, row in (
-            (
-                f"Bits per byte at a context (its last {length // 2} bytes; trained at {length}{where}; {origin})",
-                _bits_row(good, length),
-            ),
-            (f"Recall of a fact after further bytes (chance {recall.CHANCE:g}{where}; {origin})", _recall_row(good, length)),
-            (
-                f"Effective memory (bits by which the next byte's distribution changes with the byte k back, in windows of"
-                f" {MEMORY_TIMES * length}{where}; {origin})",
-                _memory_row(good, length),
-            ),
-            (f"Training (the same for all{where}; {origin})", _training_row(good)),
-        ):
-            note = "; ".join(filter(None, [said, row.pop("note", "")]))
-            frames.setdefault(title, []).append({**model, **row, "note": note})
-    for (scale, _), group in groupby(ordered, key=lambda r: (r.cell.settings["scale"], r.digests.get("text", ""))):
-        mates = list(group)
-        if rows := claims.readings(mates, SCALES[scale]["length"]):
-            where = "" if scale == "default" else f", scale {scale}"
-            frames[f"Claims of the papers (read from these records, in bits per byte{where}; {mates[0].values.get('text')})"] = (
-                rows
-            )
-    return {title: _without_empty(pd.DataFrame(rows)) for title, rows in frames.items()}
+    """The tables of each task."""
+    return _of_tasks("table", records)
 
 
 def pictures(records: Sequence[Record]) -> dict[str, Any]:
-    """Figures by title: the curves of the two first tables, for each scale."""
-    found = {}
-    for scale in dict.fromkeys(r.cell.settings["scale"] for r in records if r.outcome == OK):
-        mates = [r for r in records if r.cell.settings["scale"] == scale]
-        length = SCALES[scale]["length"]
-        where = "" if scale == "default" else f" {scale}"
-        found[f"bits per byte{where}"] = drawing.figure(
-            mates, "bits_per_byte", f"bits per byte of the last {length // 2}", length
-        )
-        found[f"recall{where}"] = drawing.figure(mates, "recall", "share recalled", length, recall.CHANCE)
+    """The figures of each task."""
+    return _of_tasks("pictures", records)
+
+
+def _of_tasks(name: str, records: Sequence[Record]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for module in dict.fromkeys(TASKS.values()):
+        tasks = [task for task in TASKS if TASKS[task] is module]
+        mates = [record for record in records if record.cell.case in tasks]
+        if mates and hasattr(module, name):
+            found |= getattr(module, name)(mates)
     return found
-
-
-def _bits_row(good: Sequence[Record], length: int) -> dict[str, Any]:
-    row: dict[str, Any] = {}
-    reasons: list[str] = []
-    for context in (times * length for times in TIMES):
-        samples = [r.values["bits_per_byte"][str(context)] for r in good]
-        row |= _entry(str(context), samples, reasons)
-    row["horizon"] = min((r.values["horizon"] for r in good), default=None)
-    return row | {"note": "; ".join(dict.fromkeys(reasons))}
-
-
-def _recall_row(good: Sequence[Record], length: int) -> dict[str, Any]:
-    row: dict[str, Any] = {}
-    reasons: list[str] = []
-    for distance in (length // 2, *(times * length for times in TIMES)):
-        row |= _entry(str(distance), [r.values["recall"][str(distance)] for r in good], reasons)
-    return row | {"note": "; ".join(dict.fromkeys(reasons))}
-
-
-def _memory_row(good: Sequence[Record], length: int) -> dict[str, Any]:
-    row: dict[str, Any] = {}
-    said = [r.values.get("influence", "measured before this table was there") for r in good]
-    reasons, measured = [x for x in said if isinstance(x, str)], [x for x in said if not isinstance(x, str)]
-    for k in effective_memory.distances(MEMORY_TIMES * length):
-        row |= {f"k = {k}": f"{bits_per_byte.mean([b for of in measured for b in of[str(k)]]):.1g}" if measured else None}
-    return row | {"note": "; ".join(dict.fromkeys(reasons))}
-
-
-def _training_row(good: Sequence[Record]) -> dict[str, Any]:
-    if not good:
-        return {}
-    told = [r.values["training"] for r in good]
-    tuned = told[0].get("fine_tuned")
-    after = f"fine-tuned on {tuned['bytes']} bytes at {tuned['length']}" if tuned else ""
-    return {
-        "parameters": good[0].values["parameters"],
-        "bytes": told[0]["bytes"],
-        "seeds": len(good),
-        "lr": told[0].get("lr"),
-        "score of conformance": round(max(float(r.values["score"]) for r in good), 2),
-        "training bits per byte": round(sum(t["bits_per_byte"] for t in told) / len(good), 3),
-        "time_s": round(sum(t["time_s"] for t in told) / len(good), 1),
-        "note": ", ".join(filter(None, [f"weights of {told[0]['weights_of']}" if "weights_of" in told[0] else "", after])),
-    }
-
-
-def _entry(name: str, samples: Sequence[Any], reasons: list[str]) -> dict[str, Any]:
-    """A mean and its half width, or nothing and the reason."""
-    reasons += [sample for sample in samples if isinstance(sample, str)]
-    numbers = [x for sample in samples if not isinstance(sample, str) for x in sample]
-    if not numbers:
-        return {name: None, f"{name} ±": None}
-    return {name: round(bits_per_byte.mean(numbers), 3), f"{name} ±": round(bits_per_byte.half_width(numbers), 3)}
-
-
-def _without_empty(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame.drop(columns="note") if "note" in frame and not frame["note"].any() else frame
-
-
-def _longest(cell: Cell) -> int:
-    return max(TIMES) * int(SCALES[cell.settings["scale"]]["length"])
-
-
-@cache
-def _text(path: str, longest: int) -> text.Text:
-    try:
-        return text.load(path or None, longest)
-    except ValueError as error:
-        raise WrongRequest(str(error)) from None

@@ -22,6 +22,7 @@ from harness.nn import train
 from harness.spec import Case
 
 from . import bits_per_byte, recall
+from .scales import longest, scale_of, text_of
 
 Report = Callable[[float, str], None]
 # The search: each rate is tried for this share of the steps, from the same first values, on nine tenths of every document for
@@ -42,11 +43,9 @@ class Trained:
     sizes: dict[str, int]
 
 
-def trained(
-    cell: Cell, contestant: Implementation, scale: Mapping[str, Any], corpus: text.Text, longest: int, report: Report
-) -> Trained:
+def trained(cell: Cell, contestant: Implementation, report: Report) -> Trained:
     """The model that a cell names, trained or with the weights that it says it takes. Its parameters are float32."""
-    giver = terms.giver_of(cell)
+    scale, corpus, giver = scale_of(cell), text_of(cell), terms.giver_of(cell)
     if giver == cell:
         return _from_scratch(cell, contestant, scale, corpus, report)
     first = _from_scratch(giver, Implementation.of(giver), scale, corpus, report)
@@ -54,7 +53,7 @@ def trained(
     model = terms.fresh(cell, contestant.spec.case("plain", torch.float32, cell.device).resized(sizes), cell.seed)
     model.load_state_dict(first.model.state_dict())
     after = Trained(model.eval(), first.told | {"weights_of": giver.subject}, sizes)
-    return _fine_tuned(cell, after, scale, corpus, longest, report) if terms.variant_of(cell).get("fine_tuned") else after
+    return _fine_tuned(cell, after, scale, corpus, report) if terms.variant_of(cell).get("fine_tuned") else after
 
 
 def _from_scratch(cell: Cell, contestant: Implementation, scale: Mapping[str, Any], corpus: text.Text, report: Report) -> Trained:
@@ -122,22 +121,21 @@ def _searched(
     return weights.trained({**made_of, "rates": list(rates), "search": [TUNING_SHARE, TUNING_PART]}, learn)[0]
 
 
-def _fine_tuned(
-    cell: Cell, before: Trained, scale: Mapping[str, Any], corpus: text.Text, longest: int, report: Report
-) -> Trained:
+def _fine_tuned(cell: Cell, before: Trained, scale: Mapping[str, Any], corpus: text.Text, report: Report) -> Trained:
     """The model after a few steps more, at the longest context, one row at a time."""
-    steps = max(1, round(FINE_TUNE_SHARE * scale["steps"] * scale["batch"] * scale["length"] / longest))
+    at = longest(cell)
+    steps = max(1, round(FINE_TUNE_SHARE * scale["steps"] * scale["batch"] * scale["length"] / at))
     chosen = train.Settings(steps=steps, lr=FINE_TUNE_RATE * before.told["lr"], warmup=0.2)
 
     def learn() -> dict[str, Any]:
-        rows = (ids.to(cell.device) for ids in train.windows(corpus.train, longest + 1, 1, cell.seed))
+        rows = (ids.to(cell.device) for ids in train.windows(corpus.train, at + 1, 1, cell.seed))
         train.train(before.model, rows, chosen, lambda share, doing: report(share, f"fine-tune, {doing}"))
         return {"weights": before.model.state_dict()}
 
     made_of = {**_made_of(cell, scale, corpus), "seed": cell.seed, "rate": before.told["lr"], "sizes": before.sizes}
     made_of["fine_tune"] = repr(chosen)
     before.model.load_state_dict(weights.trained(made_of, learn)[0]["weights"])
-    told = before.told | {"fine_tuned": {"steps": steps, "length": longest, "bytes": steps * longest}}
+    told = before.told | {"fine_tuned": {"steps": steps, "length": at, "bytes": steps * at}}
     return Trained(before.model.eval(), told, before.sizes)
 
 

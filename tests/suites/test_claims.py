@@ -15,7 +15,7 @@ def record(subject: str, bits: dict[int, list[float]], seed: int = 0, outcome: s
     spec, _, name = subject.partition("/")
     values = {"length": 32, "text": "some text", "bits_per_byte": {str(c): samples for c, samples in bits.items()}}
     values["recall"] = {str(distance): [0.5, 0.25] for distance in (16, 32, 64)}
-    cell = Cell("long-context", spec, name, seed=seed, settings={"scale": "smoke", "text": ""})
+    cell = Cell("long-context", spec, name, case="extrapolation", seed=seed, settings={"scale": "smoke", "text": ""})
     return Record(cell, outcome, values, "", {}, "machine", {}, 1.0, "2026-01-01", "run")
 
 

@@ -76,8 +76,10 @@ def test_text_that_is_too_short_is_an_error():
 
 def test_in_the_suite_no_fact_is_among_the_first_bytes():
     suite = catalogue.load(catalogue.find("suite", "long-context").path)
-    given = suite.after_text(DOCUMENTS, 64, count=20, seed=0)
-    assert (given.ids[:, : suite.OPENING] < recall.FACT).all(), "a model that keeps the first bytes for ever keeps the facts"
+    given = suite.extrapolation.after_text(DOCUMENTS, 64, count=20, seed=0)
+    assert (given.ids[:, : suite.extrapolation.OPENING] < recall.FACT).all(), (
+        "a model that keeps the first bytes for ever keeps the facts"
+    )
     assert suite.recall.right(recall.solver, given) == [1.0] * 20
     alone = recall.trials(DOCUMENTS, 64, count=20, seed=0)
-    assert torch.equal(given.ids[:, suite.OPENING :], alone.ids)
+    assert torch.equal(given.ids[:, suite.extrapolation.OPENING :], alone.ids)

@@ -1,0 +1,185 @@
+"""Extrapolation on real text: bits per byte and recall at up to 16 times the training length, and how far back a byte matters."""
+
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from typing import Any
+
+import pandas as pd
+import torch
+
+from harness import Unsupported, terms
+from harness.cell import OK, Cell, Record
+from harness.implementation import Implementation
+
+from . import bits_per_byte, claims, recall, training
+from . import memory as effective_memory
+from . import pictures as drawing
+from .scales import SCALES, TIMES, scale_of, text_of
+
+OPENING = 16  # bytes of text before the facts of a trial of recall, more than any model here keeps as sinks
+MEMORY_TIMES = 4  # effective memory is measured in windows of so many training lengths
+
+
+def cost(cell: Cell) -> float:
+    """About how many seconds a cell takes on one core."""
+    return float(scale_of(cell)["cost_s"])
+
+
+def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, str], None]) -> dict[str, Any]:
+    """Train the model or take its trained weights, measure it beyond its training length."""
+    scale, corpus = scale_of(cell), text_of(cell)
+    done = training.trained(cell, contestant, lambda share, doing: progress(0.7 * share, doing))
+    ask, length = terms.asking(done.model, cell.device), scale["length"]
+    contexts = [times * length for times in TIMES]
+    bits = bits_per_byte.measure(
+        ask, corpus.held_out, contexts, length // 2, scale["windows"], lambda share, doing: progress(0.72 + 0.15 * share, doing)
+    )
+    found: dict[str, Any] = {}
+    distances = [length // 2, *contexts]
+    for i, distance in enumerate(distances):
+        progress(0.87 + 0.1 * i / len(distances), f"recall at {distance}")
+        try:
+            found[str(distance)] = recall.right(ask, after_text(corpus.held_out, distance, scale["trials"], cell.seed))
+        except Unsupported as reason:
+            found[str(distance)] = str(reason)
+    progress(0.97, "effective memory")
+    try:
+        memory_of = effective_memory.influence(ask, corpus.held_out, MEMORY_TIMES * length, scale["memories"], cell.seed)
+        influence: Any = {str(k): [round(bits, 6) for bits in found] for k, found in memory_of.items()}
+    except Unsupported as reason:
+        influence = str(reason)
+    return {
+        "text": corpus.name,
+        "length": length,
+        "parameters": sum(p.numel() for p in done.model.parameters()),
+        "training": done.told,
+        "bits_per_byte": {str(c): b if isinstance(b, str) else [round(x, 4) for x in b] for c, b in bits.items()},
+        "horizon": bits_per_byte.horizon(bits),
+        "recall": found,
+        "influence": influence,
+    }
+
+
+def after_text(documents: Sequence[bytes], distance: int, count: int, seed: int) -> recall.Trials:
+    """Trials of recall whose facts come after some text: to keep the very first bytes for ever is not to remember a fact."""
+    given = recall.trials(documents, distance, count, seed)
+    opening = torch.tensor(list(recall.plain(documents[0][:OPENING])))
+    ids = torch.cat([opening.expand(len(given.ids), -1), given.ids], 1)
+    return recall.Trials(ids, given.asked + OPENING, given.values)
+
+
+def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
+    """Bits per byte and horizon, recall, and training: a row a model; means over seeds, with half widths of 95 % intervals."""
+    frames: dict[str, list[dict[str, Any]]] = {}
+    ordered = sorted(
+        records, key=lambda r: (r.cell.settings["scale"], r.digests.get("text", ""), r.cell.subject, r.cell.device, r.cell.seed)
+    )
+    for (scale, _, subject, device), group in groupby(
+        ordered, key=lambda r: (r.cell.settings["scale"], r.digests.get("text", ""), r.cell.subject, r.cell.device)
+    ):
+        mates = list(group)
+        good = [r for r in mates if r.outcome == OK]
+        said = "; ".join(
+            dict.fromkeys(
+                f"{r.outcome.replace('_', ' ')}: {r.note.splitlines()[0] if r.note else ''}" for r in mates if r.outcome != OK
+            )
+        )
+        length = SCALES[scale]["length"]
+        origin = good[0].values["text"] if good else "the same text"
+        model = {"model": subject} | ({"device": device} if device != "cpu" else {})
+        where = "" if scale == "default" else f", scale {scale}"
+        for title, row in (
+            (
+                f"Bits per byte at a context (its last {length // 2} bytes; trained at {length}{where}; {origin})",
+                _bits_row(good, length),
+            ),
+            (f"Recall of a fact after further bytes (chance {recall.CHANCE:g}{where}; {origin})", _recall_row(good, length)),
+            (
+                f"Effective memory (bits by which the next byte's distribution changes with the byte k back, in windows of"
+                f" {MEMORY_TIMES * length}{where}; {origin})",
+                _memory_row(good, length),
+            ),
+            (f"Training (the same for all{where}; {origin})", _training_row(good)),
+        ):
+            note = "; ".join(filter(None, [said, row.pop("note", "")]))
+            frames.setdefault(title, []).append({**model, **row, "note": note})
+    for (scale, _), group in groupby(ordered, key=lambda r: (r.cell.settings["scale"], r.digests.get("text", ""))):
+        mates = list(group)
+        if rows := claims.readings(mates, SCALES[scale]["length"]):
+            where = "" if scale == "default" else f", scale {scale}"
+            frames[f"Claims of the papers (read from these records, in bits per byte{where}; {mates[0].values.get('text')})"] = (
+                rows
+            )
+    return {title: _without_empty(pd.DataFrame(rows)) for title, rows in frames.items()}
+
+
+def pictures(records: Sequence[Record]) -> dict[str, Any]:
+    """Figures by title: the curves of the two first tables, for each scale."""
+    found = {}
+    for scale in dict.fromkeys(r.cell.settings["scale"] for r in records if r.outcome == OK):
+        mates = [r for r in records if r.cell.settings["scale"] == scale]
+        length = SCALES[scale]["length"]
+        where = "" if scale == "default" else f" {scale}"
+        found[f"bits per byte{where}"] = drawing.figure(
+            mates, "bits_per_byte", f"bits per byte of the last {length // 2}", length
+        )
+        found[f"recall{where}"] = drawing.figure(mates, "recall", "share recalled", length, recall.CHANCE)
+    return found
+
+
+def _bits_row(good: Sequence[Record], length: int) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    reasons: list[str] = []
+    for context in (times * length for times in TIMES):
+        samples = [r.values["bits_per_byte"][str(context)] for r in good]
+        row |= _entry(str(context), samples, reasons)
+    row["horizon"] = min((r.values["horizon"] for r in good), default=None)
+    return row | {"note": "; ".join(dict.fromkeys(reasons))}
+
+
+def _recall_row(good: Sequence[Record], length: int) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    reasons: list[str] = []
+    for distance in (length // 2, *(times * length for times in TIMES)):
+        row |= _entry(str(distance), [r.values["recall"][str(distance)] for r in good], reasons)
+    return row | {"note": "; ".join(dict.fromkeys(reasons))}
+
+
+def _memory_row(good: Sequence[Record], length: int) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    said = [r.values.get("influence", "measured before this table was there") for r in good]
+    reasons, measured = [x for x in said if isinstance(x, str)], [x for x in said if not isinstance(x, str)]
+    for k in effective_memory.distances(MEMORY_TIMES * length):
+        row |= {f"k = {k}": f"{bits_per_byte.mean([b for of in measured for b in of[str(k)]]):.1g}" if measured else None}
+    return row | {"note": "; ".join(dict.fromkeys(reasons))}
+
+
+def _training_row(good: Sequence[Record]) -> dict[str, Any]:
+    if not good:
+        return {}
+    told = [r.values["training"] for r in good]
+    tuned = told[0].get("fine_tuned")
+    after = f"fine-tuned on {tuned['bytes']} bytes at {tuned['length']}" if tuned else ""
+    return {
+        "parameters": good[0].values["parameters"],
+        "bytes": told[0]["bytes"],
+        "seeds": len(good),
+        "lr": told[0].get("lr"),
+        "score of conformance": round(max(float(r.values["score"]) for r in good), 2),
+        "training bits per byte": round(sum(t["bits_per_byte"] for t in told) / len(good), 3),
+        "time_s": round(sum(t["time_s"] for t in told) / len(good), 1),
+        "note": ", ".join(filter(None, [f"weights of {told[0]['weights_of']}" if "weights_of" in told[0] else "", after])),
+    }
+
+
+def _entry(name: str, samples: Sequence[Any], reasons: list[str]) -> dict[str, Any]:
+    """A mean and its half width, or nothing and the reason."""
+    reasons += [sample for sample in samples if isinstance(sample, str)]
+    numbers = [x for sample in samples if not isinstance(sample, str) for x in sample]
+    if not numbers:
+        return {name: None, f"{name} ±": None}
+    return {name: round(bits_per_byte.mean(numbers), 3), f"{name} ±": round(bits_per_byte.half_width(numbers), 3)}
+
+
+def _without_empty(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.drop(columns="note") if "note" in frame and not frame["note"].any() else frame

@@ -1,0 +1,66 @@
+"""How large models, contexts and measurements are at each scale."""
+
+from functools import cache
+from typing import Any
+
+from harness import text
+from harness.cell import Cell
+from harness.plan import WrongRequest
+
+TIMES = (1, 2, 4, 8, 16)  # contexts that are measured, in training lengths
+# length: the context that is trained at, in bytes; model: sizes of every contestant, its f chosen so that it has about so many
+# parameters; rates: learning rates to choose from; share and questions: of the windows, how many hold recall episodes, and
+# how many questions each of those holds; windows, trials and memories: what is measured on.
+SCALES: dict[str, dict[str, Any]] = {
+    "smoke": {
+        "length": 32,
+        "model": {"d": 32, "h": 2, "l": 2},
+        "parameters": 41_600,
+        "steps": 60,
+        "rates": (3e-3, 1e-2),
+        "batch": 8,
+        "share": 0.25,
+        "questions": 8,
+        "windows": 16,
+        "trials": 8,
+        "memories": 8,
+        "cost_s": 5,
+    },
+    "default": {
+        "length": 128,
+        "model": {"d": 96, "h": 4, "l": 3},
+        "parameters": 383_712,
+        "steps": 1000,
+        "rates": (3e-3, 1e-2),
+        "batch": 8,
+        "share": 0.25,
+        "questions": 36,
+        "windows": 96,
+        "trials": 48,
+        "memories": 32,
+        "cost_s": 100,
+    },
+}
+
+
+def scale_of(cell: Cell) -> dict[str, Any]:
+    """The sizes of the scale that a cell names."""
+    return SCALES[cell.settings["scale"]]
+
+
+def longest(cell: Cell) -> int:
+    """The longest context measured, in bytes."""
+    return max(TIMES) * int(scale_of(cell)["length"])
+
+
+def text_of(cell: Cell) -> text.Text:
+    """The text that a cell trains and measures on; a text that is too small is a wrong request."""
+    return _text(cell.settings["text"], longest(cell))
+
+
+@cache
+def _text(path: str, longest: int) -> text.Text:
+    try:
+        return text.load(path or None, longest)
+    except ValueError as error:
+        raise WrongRequest(str(error)) from None
