@@ -80,6 +80,6 @@ def test_in_the_suite_no_fact_is_among_the_first_bytes():
     assert (given.ids[:, : suite.extrapolation.OPENING] < recall.FACT).all(), (
         "a model that keeps the first bytes for ever keeps the facts"
     )
-    assert suite.recall.right(recall.solver, given) == [1.0] * 20
+    assert suite.extrapolation.recall.right(recall.solver, given) == [1.0] * 20
     alone = recall.trials(DOCUMENTS, 64, count=20, seed=0)
     assert torch.equal(given.ids[:, suite.extrapolation.OPENING :], alone.ids)
