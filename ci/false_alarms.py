@@ -113,7 +113,7 @@ def main(words: list[str]) -> int:
     os.environ["TRITON_INTERPRET"] = "1"
     settings = {"seeds": "200", "spec": "", "out": "", "first": "0", "impl": "*"} | dict(word.split("=", 1) for word in words)
     specs = [spec for spec in settings["spec"].split(",") if spec] or [
-        s for s in catalogue.specs() if catalogue.implementations(s)
+        s for s, item in catalogue.specs().items() if catalogue.implementations(s) and item.facts.get("DEFINED", True)
     ]
     seeds = range(int(settings["first"]), int(settings["first"]) + int(settings["seeds"]))
     found: list[dict[str, Any]] = []

@@ -341,7 +341,10 @@ def _elements(spec: Spec, case: Case) -> int:
 
 def chosen(specs: Sequence[str], settings: Mapping[str, str]) -> Audit:
     """The audit that these words ask for: all specs, cases and families, in float32 and bfloat16, if they say nothing."""
-    names = [catalogue.find("spec", name).name for name in specs] or list(catalogue.specs())
+    audited = [name for name, item in catalogue.specs().items() if item.facts.get("DEFINED", True)]
+    names = [catalogue.find("spec", name).name for name in specs] or audited
+    if nothing := set(names) - set(audited):
+        raise plan.WrongRequest(f"{', '.join(sorted(nothing))} defines nothing that could be wrong, and has laws only")
     loaded = [catalogue.load_spec(name) for name in names]
     known = WORDS | {"case": tuple(dict.fromkeys(case for spec in loaded for case in spec.cases))}
     known |= {"family": tuple(dict.fromkeys(family for spec in loaded for family in spec.families))}

@@ -59,16 +59,34 @@ class Implementation:
 
     def model(self, x: Mapping[str, Tensor], case: Case) -> nn.Module:
         """The module for this case with the parameters that stand in `x`."""
-        module = self.prepare(case)
-        if not isinstance(module, nn.Module):
-            raise ContractError(
-                f"{self.spec.name} has named parameters, so prepare(case) must return an nn.Module; got {type(module).__name__}"
-            )
+        if not self.spec.defined:
+            return self._of_its_own(case)
+        module = self._module(case)
         names = {t.name for t in self.spec.contract.inputs}
         wanted = {name: tensor for name, tensor in x.items() if name not in names and not name.endswith(GRADIENT)}
         module.to(case.device, case.dtype)
         _same_names({name: p.shape for name, p in module.named_parameters()}, {name: t.shape for name, t in wanted.items()})
         module.load_state_dict(wanted, strict=False)
+        return module
+
+    def _of_its_own(self, case: Case) -> nn.Module:
+        """The module with its own first values: the same ones in every dtype and at every batch size and length."""
+        inputs = {axis for tensor in self.spec.contract.inputs for axis in tensor.axes}
+        first = case.resized({axis: self.spec.sizes[axis] for axis in inputs}, dtype=torch.float32)
+        if first not in self._prepared:
+            torch.manual_seed(0)
+            for parameter in self._module(first).parameters():
+                if parameter.dim() > 1 and not parameter.any():
+                    # A matrix of zeros would hide what comes before it.
+                    nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
+        return self._module(first).to(case.device, case.dtype)
+
+    def _module(self, case: Case) -> nn.Module:
+        module = self.prepare(case)
+        if not isinstance(module, nn.Module):
+            raise ContractError(
+                f"{self.spec.name} is a model, so prepare(case) must return an nn.Module; got {type(module).__name__}"
+            )
         return module
 
     def outputs(self, x: Mapping[str, Tensor], case: Case) -> Bunch:
@@ -77,7 +95,7 @@ class Implementation:
 
     def answer(self, x: Mapping[str, Tensor], case: Case) -> Any:
         """Whatever it returns for these inputs."""
-        call = self.model(x, case) if self.spec.parameters else self.prepare(case)
+        call = self.model(x, case) if self.spec.of_modules else self.prepare(case)
         given = [t for t in self.spec.given(case) if "." not in t.name]
         return call(*[x[t.name] for t in given if not t.optional], **{t.name: x[t.name] for t in given if t.optional})
 

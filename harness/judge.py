@@ -1,4 +1,9 @@
-"""Asks an implementation in one case, and judges its answer: values with gradients, the step form of a model, and laws."""
+"""Asks an implementation in one case, and judges its answer: values with gradients, the step form of a model, and laws.
+
+Where a spec defines nothing, each implementation is its own definition: what it computes in float64. No budget can be found for
+what nobody may look into, so the rule is a plain one, half the digits: a difference may reach the square root of the rounding
+unit, 2**-12 of its row in float32 and 2**-26.5 in float64. Laws are then held in float64.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -28,8 +33,13 @@ def values(contestant: Contestant, case: Case, family: str, seed: int = 0, form:
     got, refused = contestant.ways(case, family, seed, form)
     drawn = spec.inputs(case, family, seed, cotangents=bool(wrt))
     _check_complete(got, spec, case, wrt)
-    axes = verdict.axes_of(spec, case)
-    answer = verdict.judge(_reference(spec, case, wrt), dict(drawn), got, case.dtype, axes, seed).answer
+    if spec.defined:
+        truths = _truths(_reference(spec, case, wrt), drawn, case, seed)
+    else:
+        exact = contestant.answered(drawn, case.resized({}, dtype=torch.float64), [])
+        budget = {name: _half_the_digits(tensor, case.dtype) for name, tensor in exact.items()}
+        truths = lambda low_precision: (exact, budget)  # noqa: E731
+    answer = verdict.judge(truths, got, verdict.axes_of(spec, case), _allowance(spec, case.dtype)).answer
     return Answer(answer.outcome, answer.values, answer.note or refused)
 
 
@@ -58,6 +68,7 @@ class Run:
 def law(contestant: Contestant, case: Case, name: str, seed: int = 0) -> Answer:
     """Both sides of a law by the implementation; they may differ by what rounding leaves between those of the reference."""
     spec, claimed = contestant.spec, contestant.gradients
+    case = case if spec.defined else case.resized({}, dtype=torch.float64)
     x = spec.inputs(case, "normal", seed, cotangents=True)
     check, words = spec.laws[name].check, (spec.name, case.name, name, seed)
 
@@ -67,18 +78,21 @@ def law(contestant: Contestant, case: Case, name: str, seed: int = 0) -> Answer:
     def by_reference(inputs: Bunch, resized: Case, wrt: list[str]) -> Bunch:
         return Bunch({key: rounding.stored(t) for key, t in _reference(spec, resized, wrt)(inputs).items()})
 
-    got = _differences(check(Run(spec, case, by_contestant, claimed), x, dice(*words)))
+    sides = paired(check(Run(spec, case, by_contestant, claimed), x, dice(*words)))
+    got = _differences(sides)
     if not got or not all(t.numel() for t in got.values()):
         return Answer(WRONG, {}, f"the law {name} compared nothing")
-    found = verdict.judge(
-        lambda y: _differences(check(Run(spec, case, by_reference, claimed), Bunch(y), dice(*words))),
-        dict(x),
-        {"": got},
-        case.dtype,
-        {key: verdict.axes_of(spec, case).get(key.split()[0], ()) for key in got},
-        seed,
-        sides=True,
-    )
+    if spec.defined:
+        of_reference: rounding.Function = lambda y: _differences(  # noqa: E731
+            paired(check(Run(spec, case, by_reference, claimed), Bunch(y), dice(*words)))
+        )
+        truths = _truths(of_reference, x, case, seed)
+    else:
+        equal = {key: torch.zeros_like(difference) for key, difference in got.items()}
+        budget = {key: _half_the_digits(right, case.dtype) for key, (_, right) in sides.items()}
+        truths = lambda low_precision: (equal, budget)  # noqa: E731
+    axes = {key: verdict.axes_of(spec, case).get(key.split()[0], ()) for key in got}
+    found = verdict.judge(truths, {"": got}, axes, _allowance(spec, case.dtype), sides=True)
     # A law may compare the same quantity many times.
     quantities = dict.fromkeys(key.split()[0] for key in found.scores)
     scores = {it: max(score for key, score in found.scores.items() if key.split()[0] == it) for it in quantities}
@@ -105,6 +119,23 @@ def _check_complete(got: Mapping[str, Bunch], spec: Spec, case: Case, wrt: list[
                 raise ContractError(f"{name} came back as {tensor.dtype} {list(tensor.shape)}")
 
 
+def _truths(function: rounding.Function, x: Mapping[str, Tensor], case: Case, seed: int) -> verdict.Truths:
+    """What a function computes, and its rounding budget on these inputs."""
+    here = {name: tensor.cpu() for name, tensor in x.items()}
+    return lambda low_precision: rounding.truth_and_budget(function, here, case.dtype, seed=seed, intermediates=low_precision)
+
+
+def _half_the_digits(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """For each element the root mean square of its row, times the square root of the rounding unit."""
+    row = tensor.double().square().mean(-1, keepdim=True).sqrt()
+    return (row * (torch.finfo(dtype).eps / 2) ** 0.5).expand(tensor.shape)
+
+
+def _allowance(spec: Spec, dtype: torch.dtype) -> str:
+    kind = str(dtype).removeprefix("torch.")
+    return f"rounding budget of {kind} on this input" if spec.defined else f"half the digits of {kind}"
+
+
 def _reference(spec: Spec, case: Case, wrt: list[str]) -> rounding.Function:
     plain: rounding.Function = lambda y: dict(spec.reference(y, case))  # noqa: E731
     return rounding.with_gradients(plain, wrt) if wrt else plain
@@ -125,5 +156,5 @@ def _numbered(side: tuple[Tensor, ...]) -> Iterator[tuple[str, Tensor]]:
         yield f"result {i}", tensor
 
 
-def _differences(sides: tuple[Any, Any]) -> dict[str, Tensor]:
-    return {name: one.double() - other.double() for name, (one, other) in paired(sides).items()}
+def _differences(sides: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    return {name: one.double() - other.double() for name, (one, other) in sides.items()}

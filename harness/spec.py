@@ -97,6 +97,9 @@ class Spec:
     parameters: tuple[Named, ...]
     sizes: dict[str, Any]
     cases: dict[str, dict[str, Any]]
+    defined: bool = (
+        True  # whether the function defines it; otherwise each implementation is its own definition, and has laws only
+    )
     laws: dict[str, Law] = field(default_factory=dict)
     mistakes: dict[str, Mistake] = field(default_factory=dict)
     families: dict[str, Callable[..., Mapping[str, Tensor]]] = field(default_factory=dict)
@@ -130,6 +133,11 @@ class Spec:
         """Keyword-only arguments of the reference with their defaults."""
         parameters = inspect.signature(self.function).parameters.values()
         return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+    @property
+    def of_modules(self) -> bool:
+        """Whether its implementations are modules with parameters."""
+        return bool(self.parameters) or not self.defined
 
     @property
     def optional(self) -> list[Named]:

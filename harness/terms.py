@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from harness import catalogue, judge
 from harness.cell import OK, Answer, Cell
+from harness.contract import ContractError
 from harness.implementation import Implementation
 from harness.spec import Case
 
@@ -46,14 +47,35 @@ def options_of(cell: Cell) -> dict[str, Any]:
 
 
 def checked(cell: Cell, contestant: Implementation) -> Answer:
-    """Whether it is the model of its spec, in the first case with the options of its variant: `plain` where it names none."""
+    """Whether it is the model of its spec, in the first case with the options of its variant: `plain` where it names none.
+
+    A model of one's own, which no spec defines, is held against the laws."""
     options = options_of(cell)
     cases = (contestant.spec.case(name, torch.float32, cell.device) for name in contestant.spec.cases)
     case = next(case for case in cases if options.items() <= case.values.items())
     answer = judge.values(contestant, case, "normal", cell.seed)
-    if answer.outcome == OK:
-        return answer
-    return Answer(answer.outcome, answer.values, f"not trained, for it is not the model of its spec:\n{answer.note}")
+    laws = () if contestant.spec.defined else contestant.spec.laws
+    for found in (answer, *(judge.law(contestant, case, law, cell.seed) for law in laws)):
+        if found.outcome != OK:
+            return Answer(found.outcome, found.values, f"not trained, for it is not what it says:\n{found.note}")
+    return answer
+
+
+def check_causal(model: nn.Module, ids: Tensor) -> None:
+    """ContractError where what a trained model says of the first half of ids[b n] hangs on the second.
+
+    Untrained, a model may not show it, and at other lengths neither: this is asked of each as it is measured."""
+    half = ids.shape[1] // 2
+    later = torch.cat([ids[:, :half], ids[:, half:].flip(1)], 1)
+    with torch.no_grad():
+        one, other = (model(given)[:, :half].double() for given in (ids, later))
+    allowed = torch.finfo(torch.float32).eps ** 0.5 * one.square().mean(-1).sqrt()
+    off = ((one - other).square().mean(-1).sqrt() > allowed).any(0)
+    if off.any():
+        at = int(off.nonzero()[0])
+        raise ContractError(
+            f"trained, it sees the future: at {ids.shape[1]} tokens, what it says at {at} hangs on those from {half} on"
+        )
 
 
 def sizes_of(cell: Cell, contestant: Implementation, sizes: Mapping[str, int], budget: int) -> dict[str, int]:

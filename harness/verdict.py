@@ -1,13 +1,13 @@
 """The verdict on what an implementation returned, and the words for it. A verdict is a value, never an exception."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from harness import compare, rounding
+from harness import compare
 from harness.cell import OK, WRONG, Answer
 
 # An element counts as wrong where it is off by more than this many budgets of its row.
@@ -33,16 +33,18 @@ class Verdict:
         return Answer(OK if self.grade else WRONG, values, self.note)
 
 
+# What is right, and what may be lost, of each result: in grade A, and with low-precision intermediates in grade B.
+Truths = Callable[[bool], tuple[Mapping[str, Tensor], Mapping[str, Tensor]]]
+
+
 def judge(
-    function: rounding.Function,
-    x: dict[str, Tensor],
+    truths: Truths,
     answers: Mapping[str, Mapping[str, Tensor]],
-    dtype: torch.dtype,
     axes: Mapping[str, Sequence[str]],
-    seed: int = 0,
+    allowance: str,
     sides: bool = False,
 ) -> Verdict:
-    """Compare answers with that of `function` on the same inputs, within its rounding budget.
+    """Compare answers with what is right, within what may be lost; `allowance` says in words what that is.
 
     `answers` are named tensors for each way in which the question was put (the plain one has no name); the worst counts.
     `axes` names the axes of each result, for the message. With `sides`, results are differences of two sides of a law, and the
@@ -50,9 +52,8 @@ def judge(
     """
     if not answers or not all(answers.values()):
         return Verdict(float("inf"), "", {}, "  nothing was compared")
-    x = {name: tensor.cpu() for name, tensor in x.items()}
     for grade in GRADES:
-        truth, budget = rounding.truth_and_budget(function, x, dtype, seed=seed, intermediates=grade != "A")
+        truth, budget = truths(grade != "A")
         by_way = {way: {n: compare.score(got[n].cpu(), truth[n], budget[n]) for n in got} for way, got in answers.items()}
         if grade == "A":
             strict, allowed = by_way, budget
@@ -72,7 +73,7 @@ def judge(
         failing = [name for name in truth if by_way[way][name] > 1]
         told = failing[0]
     note = _difference(
-        told, answers[way][told].cpu(), truth[told], allowed[told], axes.get(told, ()), strict[way][told], dtype, sides
+        told, answers[way][told].cpu(), truth[told], allowed[told], axes.get(told, ()), strict[way][told], allowance, sides
     )
     if sides and len(failing) > 1:
         others = dict.fromkeys(name.split()[0] for name in failing[1:])
@@ -87,7 +88,7 @@ def _difference(
     budget: Tensor,
     axes: Sequence[str],
     score: float,
-    dtype: torch.dtype,
+    allowance: str,
     sides: bool = False,
 ) -> str:
     """The lines that say where a result is off, and by how much."""
@@ -103,7 +104,7 @@ def _difference(
     what = f"{name}: the sides of the law differ by {got[at]:.6g} at {index}" if sides else ""
     lines = [
         f"  {what or f'{name}[{index}] is {got[at]:.6g}, but should be {truth[at]:.6g}'}",
-        f"  score {score:.2g}, allowed 1 (rounding budget of {str(dtype).removeprefix('torch.')} on this input)",
+        f"  score {score:.2g}, allowed 1 ({allowance})",
         f"  {_share(wrong)}{_confined(wrong, axes)}{_first(wrong, axes, always=sides)}"
         if wrong.any()
         else "  no element stands out: all are a little off, in the same way",

@@ -24,7 +24,7 @@ def plan(selection: Selection) -> Iterator[Cell]:
             for dtype in selection.chosen("dtype", DTYPES):
                 for case in selection.chosen("case", spec.cases):
                     questions = [{"family": family} for family in selection.chosen("family", spec.families)]
-                    questions += [{**question, "form": "step"} for question in questions if spec.parameters]
+                    questions += [{**question, "form": "step"} for question in questions if spec.of_modules]
                     holds = [law.name for law in spec.laws.values() if law.when(spec.case(case))]
                     laws = [{"law": law} for law in selection.chosen("law", holds)]
                     # Asking for some families, or some laws, asks for no other kind of cell.

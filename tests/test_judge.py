@@ -161,7 +161,7 @@ def test_a_law_that_compares_nothing_is_wrong():
 
 
 def test_a_verdict_on_nothing_is_wrong():
-    assert verdict.judge(lambda x: x, {}, {"": {}}, torch.float32, {}).answer.outcome == "wrong"
+    assert verdict.judge(lambda low: ({}, {}), {"": {}}, {}, "nothing").answer.outcome == "wrong"
 
 
 def test_the_step_form_is_judged_too():

@@ -8,7 +8,7 @@ import torch
 from harness import audit, catalogue
 from harness.spec import Mistake
 
-SPECS = {name: catalogue.load_spec(name) for name in catalogue.specs()}
+SPECS = {name: spec for name in catalogue.specs() if (spec := catalogue.load_spec(name)).defined}
 # One process has the questions of a spec: they are dear, and its tests share them.
 GROUPED = {spec: pytest.mark.xdist_group(spec) for spec in SPECS}
 # Language models are trained, and judged, in float32; their operators are judged in every dtype.

@@ -59,6 +59,7 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
     found = {name: _measured(probe, ask) for name, ask in asked.items()}
     told, parameters = {}, 0
     for stage, model, of_stage in training.stages(cell, contestant, lambda share, doing: progress(0.02 + 0.9 * share, doing)):
+        terms.check_causal(model, next(iter(probe.batches(2))).ids.to(cell.device))
         found[stage] = _measured(probe, terms.asking(model, cell.device))
         told[stage], parameters = of_stage, sum(p.numel() for p in model.parameters())
     values = {

@@ -1,6 +1,7 @@
 """Extrapolation on real text: bits per byte and recall at up to 16 times the training length, and how far back a byte matters."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import groupby
 from typing import Any
 
@@ -31,6 +32,9 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
     done = training.trained(cell, contestant, lambda share, doing: progress(0.7 * share, doing))
     ask, length = terms.asking(done.model, cell.device), scale["length"]
     contexts = [times * length for times in TIMES]
+    for context in (contexts[0], contexts[-1]):
+        with suppress(Unsupported):  # the tables below say so
+            terms.check_causal(done.model, _beginnings(corpus.held_out, context).to(cell.device))
     bits = bits_per_byte.measure(
         ask, corpus.held_out, contexts, length // 2, scale["windows"], lambda share, doing: progress(0.72 + 0.15 * share, doing)
     )
@@ -58,6 +62,11 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
         "recall": found,
         "influence": influence,
     }
+
+
+def _beginnings(documents: Sequence[bytes], n: int) -> torch.Tensor:
+    """The first n bytes of the two first documents: ids[2 n]."""
+    return torch.tensor([list(document[:n]) for document in documents[:2]])
 
 
 def after_text(documents: Sequence[bytes], distance: int, count: int, seed: int) -> recall.Trials:

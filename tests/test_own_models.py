@@ -1,0 +1,110 @@
+"""Models of one's own, which no spec defines: honest ones pass, and each law of a language model has a module that breaks it."""
+
+import pytest
+import torch
+from torch import nn
+
+from harness import catalogue, judge, terms
+from harness.contract import ContractError
+from harness.implementation import Implementation
+from harness.nn.decoder import Decoder
+
+SPEC = catalogue.load_spec("language_model")
+RUNNING_MEAN = catalogue.load(catalogue.implementations()["language_model/running_mean"].path).RunningMean
+
+
+class Mixer(nn.Module):
+    def __init__(self, mix, d):
+        super().__init__()
+        self.v, self.mix = nn.Linear(d, d, bias=False), mix
+
+    def forward(self, x):
+        return self.v(self.mix(x))
+
+
+def of(mix) -> Implementation:
+    """A model whose mixer does `mix(x[b n d])` and then one matrix."""
+    prepare = lambda case: Decoder(case.v, case.d, case.l, case.f, lambda layer: Mixer(mix, case.d))  # noqa: E731
+    return Implementation(SPEC, prepare, {}, gradients=False)
+
+
+def outcomes(contestant: Implementation, case: str = "plain") -> dict[str, str]:
+    at = SPEC.case(case)
+    return {law: judge.law(contestant, at, law).outcome for law in SPEC.laws if SPEC.laws[law].when(at)}
+
+
+@pytest.mark.parametrize("case", SPEC.cases)
+def test_an_honest_model_keeps_every_law(case: str):
+    honest = of(lambda x: x.cumsum(1))
+    assert set(outcomes(honest, case).values()) == {"ok"}
+    assert judge.values(honest, SPEC.case(case), "normal").outcome == "ok"
+
+
+@pytest.mark.parametrize(
+    ("law", "mix"),
+    [
+        ("the_future_is_invisible", lambda x: x.mean(1, keepdim=True).expand_as(x)),
+        ("the_future_is_invisible", lambda x: x.cumsum(1) + 1e-4 * x.roll(-1, 1)),
+        ("a_batch_is_its_rows", lambda x: x.cumsum(1) + x.mean(0, keepdim=True)),
+        ("a_text_that_goes_on_begins_alike", lambda x: x.cumsum(1) / x.shape[1]),
+    ],
+)
+def test_a_law_finds_who_breaks_it(law: str, mix):
+    assert outcomes(of(mix))[law] == "wrong"
+
+
+def test_its_first_values_are_the_same_at_every_length_batch_and_dtype():
+    found = of(lambda x: x.cumsum(1))
+    at = SPEC.case("plain")
+    first = found.model({}, at).embedding.weight.clone()
+    assert torch.equal(found.model({}, at.resized({"n": 5, "b": 1})).embedding.weight, first)
+    assert torch.equal(found.model({}, at.resized({}, dtype=torch.float64)).embedding.weight, first.double())
+
+
+def test_low_precision_inside_is_not_float32():
+    coarse = of(lambda x: x.cumsum(1) if x.dtype == torch.float64 else x.cumsum(1).bfloat16().float())
+    answer = judge.values(coarse, SPEC.case("plain"), "normal")
+    assert answer.outcome == "wrong"
+    assert "allowed 1 (half the digits of float32)" in answer.note
+
+
+def test_a_step_that_says_something_else_is_wrong():
+    class Late(RUNNING_MEAN):
+        def step(self, x, state):
+            y, after = super().step(x, state)
+            return y, (after[0], after[1] + 1)
+
+    def contestant(mixer):
+        return Implementation(SPEC, lambda c: Decoder(c.v, c.d, c.l, c.f, lambda _: mixer(c.d)), {}, gradients=False)
+
+    case = SPEC.case("plain")
+    assert judge.values(contestant(RUNNING_MEAN), case, "normal", form="step").outcome == "ok"
+    assert judge.values(contestant(Late), case, "normal", form="step").outcome == "wrong"
+
+
+def test_zeros_at_the_start_hide_nothing():
+    class Hidden(Mixer):
+        def start(self):
+            nn.init.zeros_(self.v.weight)
+
+    def prepare(case):
+        return Decoder(case.v, case.d, case.l, case.f, lambda layer: Hidden(lambda x: x.flip(1), case.d))
+
+    assert outcomes(Implementation(SPEC, prepare, {}, gradients=False))["the_future_is_invisible"] == "wrong"
+
+
+def test_a_trained_model_that_sees_the_future_is_refused():
+    ids = torch.arange(24).reshape(2, 12) % 7
+    embedding = nn.Embedding(7, 5)
+    terms.check_causal(nn.Sequential(embedding), ids)
+    with pytest.raises(
+        ContractError, match="trained, it sees the future: at 12 tokens, what it says at 5 hangs on those from 6 on"
+    ):
+        terms.check_causal(lambda ids: embedding(ids) + embedding(ids).roll(-1, 1), ids)
+
+
+def test_what_is_no_module_is_refused():
+    with pytest.raises(
+        ContractError, match=r"language_model is a model, so prepare\(case\) must return an nn.Module; got function"
+    ):
+        judge.values(Implementation(SPEC, lambda case: lambda ids: ids, {}, gradients=False), SPEC.case("plain"), "normal")
