@@ -132,6 +132,8 @@ def _step_by_step(contestant: "Implementation", x: Bunch, case: Case) -> Bunch:
     model: Any = contestant.model(x, case)
     if not hasattr(model, "step"):
         raise Unsupported("has no step form: its module has no method step(ids[b], state) -> (logits[b v], state)")
+    if not all(hasattr(part.mixer, "step") for part in model.modules() if hasattr(part, "mixer")):
+        raise Unsupported("has no step form: its mixer has no method step(x[b d], state) -> (y[b d], state)")
     state, logits = None, []
     with torch.no_grad():
         for ids in x.ids.unbind(1):

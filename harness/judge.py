@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness import rounding, verdict
-from harness.cell import WRONG, Answer
+from harness.cell import OK, WRONG, Answer
 from harness.contract import ContractError
 from harness.implementation import Implementation
 from harness.isolated import Isolated
@@ -41,6 +41,36 @@ def values(contestant: Contestant, case: Case, family: str, seed: int = 0, form:
         truths = lambda low_precision: (exact, budget)  # noqa: E731
     answer = verdict.judge(truths, got, verdict.axes_of(spec, case), _allowance(spec, case.dtype)).answer
     return Answer(answer.outcome, answer.values, answer.note or refused)
+
+
+def whole(contestant: Contestant, options: Mapping[str, Any], seed: int = 0, device: str = "cpu") -> Answer:
+    """Whether a model is that of its spec, in the first case with these options, before anybody trains it.
+
+    One that no spec defines is held against every law; the note of what is wrong begins with a sentence that stands by itself.
+    """
+    spec = contestant.spec
+    cases = (spec.case(name, torch.float32, device) for name in spec.cases)
+    case = next(case for case in cases if options.items() <= case.values.items())
+    answer, broken = values(contestant, case, "normal", seed), "does not compute what its spec says"
+    for name in () if spec.defined else spec.laws:
+        if answer.outcome == OK:
+            answer, broken = law(contestant, case, name, seed), f"breaks the law: {name.replace('_', ' ')}"
+    return answer if answer.outcome == OK else replace(answer, note=f"not trained, for it {broken}\n{answer.note}")
+
+
+def check_causal(model: nn.Module, ids: Tensor) -> None:
+    """ContractError where what a trained model says of the first half of ids[b n] hangs on the second.
+
+    Untrained, a model may not show it, and at other lengths neither: this is asked of each as it is measured."""
+    half = ids.shape[1] // 2
+    later = torch.cat([ids[:, :half], ids[:, half:].flip(1)], 1)
+    with torch.no_grad():
+        one, other = (model(given)[:, :half].double() for given in (ids, later))
+    allowed = _half_the_digits(one, torch.float32).square().mean(-1).sqrt()
+    off = ((one - other).square().mean(-1).sqrt() > allowed).any(0)
+    if off.any():
+        at = int(off.nonzero()[0])
+        raise ContractError(f"trained, it sees the future: of {ids.shape[1]} tokens, number {at} hears of those from {half} on")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""On what terms language models enter the suites that train: whose weights they take, at which sizes, and how they are checked.
+"""On what terms language models enter the suites that train: whose weights they take, at which sizes, from which first values.
 
 A model that is another one's afterwards (other positions, other visibility, other weights in memory) says in its file whose
 weights it takes, `weights_of = "SPEC/IMPLEMENTATION"`: that one is trained, or taken as it was trained, and what differs between
@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness import catalogue, judge
-from harness.cell import OK, Answer, Cell
-from harness.contract import ContractError
+from harness import catalogue
+from harness.cell import Cell
 from harness.implementation import Implementation
 from harness.spec import Case
 
@@ -44,38 +43,6 @@ def variant_of(cell: Cell) -> Mapping[str, Any]:
 def options_of(cell: Cell) -> dict[str, Any]:
     """The options of the spec that the variant of a cell names."""
     return dict(variant_of(cell).get("options", {}))
-
-
-def checked(cell: Cell, contestant: Implementation) -> Answer:
-    """Whether it is the model of its spec, in the first case with the options of its variant: `plain` where it names none.
-
-    A model of one's own, which no spec defines, is held against the laws."""
-    options = options_of(cell)
-    cases = (contestant.spec.case(name, torch.float32, cell.device) for name in contestant.spec.cases)
-    case = next(case for case in cases if options.items() <= case.values.items())
-    answer = judge.values(contestant, case, "normal", cell.seed)
-    laws = () if contestant.spec.defined else contestant.spec.laws
-    for found in (answer, *(judge.law(contestant, case, law, cell.seed) for law in laws)):
-        if found.outcome != OK:
-            return Answer(found.outcome, found.values, f"not trained, for it is not what it says:\n{found.note}")
-    return answer
-
-
-def check_causal(model: nn.Module, ids: Tensor) -> None:
-    """ContractError where what a trained model says of the first half of ids[b n] hangs on the second.
-
-    Untrained, a model may not show it, and at other lengths neither: this is asked of each as it is measured."""
-    half = ids.shape[1] // 2
-    later = torch.cat([ids[:, :half], ids[:, half:].flip(1)], 1)
-    with torch.no_grad():
-        one, other = (model(given)[:, :half].double() for given in (ids, later))
-    allowed = torch.finfo(torch.float32).eps ** 0.5 * one.square().mean(-1).sqrt()
-    off = ((one - other).square().mean(-1).sqrt() > allowed).any(0)
-    if off.any():
-        at = int(off.nonzero()[0])
-        raise ContractError(
-            f"trained, it sees the future: at {ids.shape[1]} tokens, what it says at {at} hangs on those from {half} on"
-        )
 
 
 def sizes_of(cell: Cell, contestant: Implementation, sizes: Mapping[str, int], budget: int) -> dict[str, int]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from harness import catalogue, judge, terms
+from harness import catalogue, judge
 from harness.contract import ContractError
 from harness.implementation import Implementation
 from harness.nn.decoder import Decoder
@@ -96,11 +96,9 @@ def test_zeros_at_the_start_hide_nothing():
 def test_a_trained_model_that_sees_the_future_is_refused():
     ids = torch.arange(24).reshape(2, 12) % 7
     embedding = nn.Embedding(7, 5)
-    terms.check_causal(nn.Sequential(embedding), ids)
-    with pytest.raises(
-        ContractError, match="trained, it sees the future: at 12 tokens, what it says at 5 hangs on those from 6 on"
-    ):
-        terms.check_causal(lambda ids: embedding(ids) + embedding(ids).roll(-1, 1), ids)
+    judge.check_causal(nn.Sequential(embedding), ids)
+    with pytest.raises(ContractError, match="trained, it sees the future: of 12 tokens, number 5 hears of those from 6 on"):
+        judge.check_causal(lambda ids: embedding(ids) + embedding(ids).roll(-1, 1), ids)
 
 
 def test_what_is_no_module_is_refused():

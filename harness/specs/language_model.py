@@ -36,6 +36,7 @@ def language_model(ids: Tensor, *, h: int = 4, d: int = 32, f: int = 48, l: int 
 
 
 language_model.defined = DEFINED
+del language_model.families["large"]  # ids have no magnitude
 
 
 @language_model.law(when=lambda case: case.n > 1)

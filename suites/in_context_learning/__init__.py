@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 import pandas as pd
 import torch
 
-from harness import terms
+from harness import judge, terms
 from harness.cell import OK, Answer, Cell, Record
 from harness.implementation import Implementation
 from harness.plan import Selection
@@ -51,7 +51,7 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
     """Check the model against its reference, train it on the probe or take its trained weights, measure it in context."""
     torch.set_flush_denormal(True)
     progress(0.0, "checked against its reference")
-    checked = terms.checked(cell, contestant)
+    checked = judge.whole(contestant, terms.options_of(cell), cell.seed, cell.device)
     if checked.outcome != OK:
         return checked
     probe = probe_of(cell)
@@ -59,7 +59,7 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
     found = {name: _measured(probe, ask) for name, ask in asked.items()}
     told, parameters = {}, 0
     for stage, model, of_stage in training.stages(cell, contestant, lambda share, doing: progress(0.02 + 0.9 * share, doing)):
-        terms.check_causal(model, next(iter(probe.batches(2))).ids.to(cell.device))
+        judge.check_causal(model, next(iter(probe.batches(2))).ids.to(cell.device))
         found[stage] = _measured(probe, terms.asking(model, cell.device))
         told[stage], parameters = of_stage, sum(p.numel() for p in model.parameters())
     values = {

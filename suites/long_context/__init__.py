@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from harness import terms
+from harness import judge, terms
 from harness.cell import OK, Answer, Cell, Record
 from harness.implementation import Implementation
 from harness.plan import Selection
@@ -57,7 +57,7 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
     """Check the model against its reference, then do its task."""
     torch.set_flush_denormal(True)
     progress(0.0, "checked against its reference")
-    checked = terms.checked(cell, contestant)
+    checked = judge.whole(contestant, terms.options_of(cell), cell.seed, cell.device)
     if checked.outcome != OK:
         return checked
     values = TASKS[cell.case].measure(cell, contestant, lambda share, doing: progress(0.02 + 0.98 * share, doing))

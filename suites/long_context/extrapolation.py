@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from harness import Unsupported, terms
+from harness import Unsupported, judge, terms
 from harness.cell import OK, Cell, Record
 from harness.implementation import Implementation
 
@@ -34,7 +34,7 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
     contexts = [times * length for times in TIMES]
     for context in (contexts[0], contexts[-1]):
         with suppress(Unsupported):  # the tables below say so
-            terms.check_causal(done.model, _beginnings(corpus.held_out, context).to(cell.device))
+            judge.check_causal(done.model, _beginnings(corpus.held_out, context).to(cell.device))
     bits = bits_per_byte.measure(
         ask, corpus.held_out, contexts, length // 2, scale["windows"], lambda share, doing: progress(0.72 + 0.15 * share, doing)
     )
@@ -83,6 +83,7 @@ def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
     ordered = sorted(
         records, key=lambda r: (r.cell.settings["scale"], r.digests.get("text", ""), r.cell.subject, r.cell.device, r.cell.seed)
     )
+    origins = {r.digests.get("text"): r.values["text"] for r in ordered if r.outcome == OK}
     for (scale, _, subject, device), group in groupby(
         ordered, key=lambda r: (r.cell.settings["scale"], r.digests.get("text", ""), r.cell.subject, r.cell.device)
     ):
@@ -94,7 +95,7 @@ def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
             )
         )
         length = SCALES[scale]["length"]
-        origin = good[0].values["text"] if good else "the same text"
+        origin = origins.get(mates[0].digests.get("text"), "the text")
         model = {"model": subject} | ({"device": device} if device != "cpu" else {})
         where = "" if scale == "default" else f", scale {scale}"
         for title, row in (
