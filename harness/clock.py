@@ -1,0 +1,89 @@
+"""Honest time: warm-up until steady, fresh inputs each time, what is compared interleaved, all samples kept.
+
+A sample is wall-clock seconds between two moments at which the device has nothing left to do. Nothing is averaged here but by who
+asks; `middle` and `interval` say what of samples holds on a machine that others use too.
+"""
+
+import gc
+import math
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+Key = TypeVar("Key")
+STEADY, MOST_WARMUPS = 0.05, 10
+
+
+def seconds(call: Callable[[], Any], device: str = "cpu") -> float:
+    """Seconds of one call. The device has finished before and after; Python's collector of garbage rests meanwhile."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        _finish(device)
+        began = time.perf_counter()
+        result = call()
+        _finish(device)
+        took = time.perf_counter() - began
+    finally:
+        if collecting:
+            gc.enable()
+    del result  # to free it is not the call's work
+    return took
+
+
+def warm(make: Callable[[], Callable[[], Any]], device: str = "cpu") -> float:
+    """Calls until one is not faster by over STEADY than the fastest before it, MOST_WARMUPS at most; seconds of the fastest.
+
+    `make()` gives a call with fresh inputs.
+    """
+    fastest = seconds(make(), device)
+    for _ in range(MOST_WARMUPS - 1):
+        took = seconds(make(), device)
+        steady = took > (1 - STEADY) * fastest
+        fastest = min(fastest, took)
+        if steady:
+            break
+    return fastest
+
+
+def interleaved(
+    makes: Mapping[Key, Callable[[], Callable[[], Any]]], rounds: int, seed: int = 0, device: str = "cpu"
+) -> dict[Key, list[float]]:
+    """By key: seconds of `rounds` calls. In each round every key is called once, in an order of its own, so drift hits all alike.
+
+    `make()` gives a call with fresh inputs, and is not timed. Sample i of every key is of round i. Warm up before.
+    """
+    rng = random.Random(seed)
+    samples: dict[Key, list[float]] = {key: [] for key in makes}
+    for _ in range(rounds):
+        gc.collect()
+        for key in rng.sample(list(makes), len(makes)):
+            samples[key].append(seconds(makes[key](), device))
+    return samples
+
+
+def middle(samples: Sequence[float]) -> float:
+    """The median."""
+    return statistics.median(samples)
+
+
+def interval(samples: Sequence[float], share: float = 0.95) -> tuple[float, float] | None:
+    """Two of the samples between which the median of their distribution lies with at least this probability, whatever it is.
+
+    None where there are too few samples for that: five or fewer at 95 %.
+    """
+    n, ordered = len(samples), sorted(samples)
+    # Outside the k-th smallest and the k-th largest lies the median where fewer than k of n coins show heads, or tails.
+    outside, k = 0.0, 0
+    while k < n and (outside := outside + 2 * math.comb(n, k) * 0.5**n) <= 1 - share:
+        k += 1
+    return (ordered[k - 1], ordered[n - k]) if k else None
+
+
+def _finish(device: str) -> None:
+    if device != "cpu":
+        import torch
+
+        torch.cuda.synchronize()
