@@ -1,28 +1,11 @@
 """Differences between models trained on the same data, seed by seed, and whether they are resolved."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# Student's t that leaves 2.5 % on either side, by degrees of freedom from 1 on; beyond, that of many.
-T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-T_OF_MANY = 1.96
+from harness.interval import half_width, mean
+
 NOT_RESOLVED = "difference not resolved"
-
-
-def mean(samples: Sequence[float]) -> float:
-    """The mean; of nothing, an error."""
-    return sum(samples) / len(samples)
-
-
-def half_width(samples: Sequence[float]) -> float:
-    """Half the width of the 95 % interval of the mean of independent samples; infinite for a single one."""
-    freedom = len(samples) - 1
-    if freedom < 1:
-        return math.inf
-    middle = mean(samples)
-    t = T[freedom - 1] if freedom <= len(T) else T_OF_MANY
-    return t * math.sqrt(sum((x - middle) ** 2 for x in samples) / freedom / len(samples))
 
 
 def interval(by_seed: Sequence[Sequence[float]]) -> tuple[float, float]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from harness import interval
 from harness.cell import OK, Record
 
 from . import comparison
@@ -70,7 +71,7 @@ def _differences(good: Sequence[Record]) -> Rows:
     rows = []
     for probe in PROBES:
         models = _by_model(r for r in good if r.cell.case == probe)
-        scores = {m: {r.cell.seed: comparison.mean(r.values["score"][TRAINED]) for r in own} for m, own in models.items()}
+        scores = {m: {r.cell.seed: interval.mean(r.values["score"][TRAINED]) for r in own} for m, own in models.items()}
         rows += [{"probe": probe, **row} for row in comparison.against_best(scores)]
     return [{name: row.get(name) for name in columns} for row in rows]
 
@@ -90,8 +91,8 @@ def _over_least_squares(good: Sequence[Record]) -> Rows:
     for about, own, stage in _groups(good, "regression"):
         for name in own[0].values["found"][stage]:
             errors, least = (_samples(own, whose, name) for whose in (stage, EXACT))
-            ratios = [comparison.mean(e) / comparison.mean(l) for e, l in zip(errors, least, strict=True)]
-            about[name] = round(comparison.mean(ratios), 1)
+            ratios = [interval.mean(e) / interval.mean(l) for e, l in zip(errors, least, strict=True)]
+            about[name] = round(interval.mean(ratios), 1)
         rows.append(about)
     return rows
 
@@ -140,8 +141,8 @@ def _training(good: Sequence[Record]) -> Rows:
                         "learning rate": first["lr"],
                         "seeds": len(own),
                         "score of conformance": round(max(float(r.values["conformance"]) for r in own), 2),
-                        "training bits per answer": round(comparison.mean([t["bits_per_answer"] for t in told]), 3),
-                        "time_s": round(comparison.mean([t["time_s"] for t in told]), 1),
+                        "training bits per answer": round(interval.mean([t["bits_per_answer"] for t in told]), 3),
+                        "time_s": round(interval.mean([t["time_s"] for t in told]), 1),
                     }
                 )
     return rows

@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from harness import interval
 from harness.cell import OK, Record
 
-from . import bits_per_byte, pictures
+from . import pictures
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def readings(good: Sequence[Record], length: int) -> list[dict[str, Any]]:
     for claim in CLAIMS:
         differences = _paired(claim, by_subject, length)
         if differences:
-            middle, width = bits_per_byte.mean(differences), bits_per_byte.half_width(differences)
+            middle, width = interval.of_trials_and_seeds(differences)
             rows.append(
                 {
                     "claim": claim.sentence,
@@ -100,13 +101,14 @@ def readings(good: Sequence[Record], length: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _paired(claim: Claim, by_subject: Mapping[str, Mapping[int, Mapping[str, Any]]], length: int) -> list[float]:
+def _paired(claim: Claim, by_subject: Mapping[str, Mapping[int, Mapping[str, Any]]], length: int) -> list[list[float]]:
+    """By seed, the difference in each window."""
     more, less = by_subject.get(claim.more.of, {}), by_subject.get(claim.less.of, {})
-    found: list[float] = []
+    found = []
     for seed in sorted(more.keys() & less.keys()):
         one, other = _samples(more[seed], claim.more, length), _samples(less[seed], claim.less, length)
         if isinstance(one, list) and isinstance(other, list):
-            found += [a - b for a, b in zip(one, other, strict=True)]
+            found.append([a - b for a, b in zip(one, other, strict=True)])
     return found
 
 

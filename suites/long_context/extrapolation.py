@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from harness import Unsupported, judge, terms
+from harness import Unsupported, interval, judge, terms
 from harness.cell import OK, Cell, Record
 from harness.implementation import Implementation
 
@@ -170,6 +170,11 @@ def _training_row(good: Sequence[Record]) -> dict[str, Any]:
     told = [r.values["training"] for r in good]
     tuned = told[0].get("fine_tuned")
     after = f"fine-tuned on {tuned['bytes']} bytes at {tuned['length']}" if tuned else ""
+    budget = scale_of(good[0].cell)["parameters"]
+    off = good[0].values["parameters"] / budget - 1
+    unequal = (
+        f"{abs(off):.0%} {'over' if off > 0 else 'under'} the {budget:,} parameters of the others" if abs(off) > 0.05 else ""
+    )
     return {
         "parameters": good[0].values["parameters"],
         "bytes": told[0]["bytes"],
@@ -178,17 +183,20 @@ def _training_row(good: Sequence[Record]) -> dict[str, Any]:
         "score of conformance": round(max(float(r.values["score"]) for r in good), 2),
         "training bits per byte": round(sum(t["bits_per_byte"] for t in told) / len(good), 3),
         "time_s": round(sum(t["time_s"] for t in told) / len(good), 1),
-        "note": ", ".join(filter(None, [f"weights of {told[0]['weights_of']}" if "weights_of" in told[0] else "", after])),
+        "note": ", ".join(
+            filter(None, [f"weights of {told[0]['weights_of']}" if "weights_of" in told[0] else "", after, unequal])
+        ),
     }
 
 
 def _entry(name: str, samples: Sequence[Any], reasons: list[str]) -> dict[str, Any]:
     """A mean and its half width, or nothing and the reason."""
     reasons += [sample for sample in samples if isinstance(sample, str)]
-    numbers = [x for sample in samples if not isinstance(sample, str) for x in sample]
+    numbers = [sample for sample in samples if not isinstance(sample, str)]
     if not numbers:
         return {name: None, f"{name} ±": None}
-    return {name: round(bits_per_byte.mean(numbers), 3), f"{name} ±": round(bits_per_byte.half_width(numbers), 3)}
+    middle, width = interval.of_trials_and_seeds(numbers)
+    return {name: round(middle, 3), f"{name} ±": round(width, 3)}
 
 
 def _without_empty(frame: pd.DataFrame) -> pd.DataFrame:

@@ -13,6 +13,7 @@ import torch
 from harness import catalogue
 from harness.cell import Cell, Record
 from harness.implementation import Implementation
+from harness.interval import mean
 
 icl = catalogue.load(Path(__file__).parents[2] / "suites" / "in_context_learning" / "__init__.py")
 SMALL = {name: icl.PROBES[name](**sizes | {"trials": 200}) for name, (sizes, *_) in icl.scales.SCALES["smoke"]["probes"].items()}
@@ -20,7 +21,6 @@ FITTED = {
     name: icl.PROBES[name](**sizes | {"trials": 100}) for name, (sizes, *_) in icl.scales.SCALES["default"]["probes"].items()
 }
 NOTHING = icl.batch.NOTHING
-mean = icl.comparison.mean
 
 
 @pytest.fixture(params=icl.PROBES)
@@ -188,11 +188,6 @@ def test_differences_are_paired_over_seeds():
     assert "difference" not in rows["one seed"]
 
 
-def test_the_interval_is_that_of_student():
-    assert icl.comparison.half_width([1.0, 2.0, 3.0]) == pytest.approx(4.303 / math.sqrt(3))
-    assert icl.comparison.half_width([1.0]) == math.inf
-
-
 # End to end
 
 
@@ -283,7 +278,7 @@ def test_what_is_not_the_model_of_its_spec_is_not_trained(monkeypatch):
     wrong = cell("mqar", spec="transformer_rope", name=str(catalogue.implementation("transformer_nope", "torch_sdpa").path))
     record = asked(wrong)
     assert record.outcome == "wrong"
-    assert record.note.startswith("not trained, for it is not the model of its spec:")
+    assert record.note.startswith("not trained, for it does not compute what its spec says")
 
 
 def test_measuring_leaves_the_model_as_it_was(probe):

@@ -1,0 +1,35 @@
+"""Intervals hold as often as they say: over trials alone, and where seeds differ too."""
+
+import math
+import random
+
+import pytest
+
+from harness import interval
+
+
+def test_the_interval_is_that_of_student():
+    assert interval.half_width([1.0, 2.0, 3.0]) == pytest.approx(4.303 / math.sqrt(3))
+    assert interval.half_width([1.0]) == math.inf
+
+
+def test_of_one_seed_it_speaks_of_the_trials_alone():
+    trials = [1.0, 2.0, 4.0]
+    assert interval.of_trials_and_seeds([trials]) == (interval.mean(trials), interval.half_width(trials))
+
+
+def test_seeds_that_differ_widen_it_though_the_trials_agree():
+    middle, width = interval.of_trials_and_seeds([[1.0] * 50, [1.1] * 50, [1.2] * 50])
+    assert (middle, width) == (pytest.approx(1.1), pytest.approx(interval.half_width([1.0, 1.1, 1.2])))
+
+
+@pytest.mark.parametrize("of_seed", [0.0, 0.05, 1.0])
+def test_it_holds_the_truth_as_often_as_it_says(of_seed: float):
+    rng = random.Random(1)
+    held = 0
+    for _ in range(400):
+        hard = [rng.gauss(0, 0.5) for _ in range(30)]
+        seeds = [rng.gauss(0, of_seed) for _ in range(3)]
+        middle, width = interval.of_trials_and_seeds([[seed + trial + rng.gauss(0, 0.1) for trial in hard] for seed in seeds])
+        held += abs(middle) <= width
+    assert held / 400 > 0.92, "the interval promises more than it holds"
