@@ -22,7 +22,7 @@ def tables(suite: ModuleType, records: Sequence[Record]) -> "Mapping[str, pd.Dat
     """The tables of a suite; records of nothing make no table."""
     if not records:
         raise ValueError("no records, so no table")
-    return {title: _with_provenance(frame, records) for title, frame in suite.table(records).items()}
+    return {title: _with_provenance(_with_whole_numbers(frame), records) for title, frame in suite.table(records).items()}
 
 
 def _with_provenance(frame: "pd.DataFrame", records: Sequence[Record]) -> "pd.DataFrame":
@@ -151,6 +151,12 @@ def _tabulated(frame: "pd.DataFrame", style: str) -> str:
     from tabulate import tabulate
 
     return tabulate(frame.values.tolist(), headers=list(frame.columns), tablefmt=style, disable_numparse=True)
+
+
+def _with_whole_numbers(frame: "pd.DataFrame") -> "pd.DataFrame":
+    """Counts that pandas made floats, since a row has none, are counts again."""
+    gaps = [name for name in frame.columns if frame[name].dtype.kind == "f" and frame[name].isna().any()]
+    return frame.assign(**{name: frame[name].convert_dtypes(convert_floating=False) for name in gaps})
 
 
 def _merged(frame: "pd.DataFrame") -> "pd.DataFrame":

@@ -38,3 +38,10 @@ def test_a_screen_is_spared_the_digests():
     frames = report.tables(suite(), [record("one", "aaaaaaaaaa")])
     assert "aaaaaaaa" not in report.render(frames, "text")
     assert "aaaaaaaa" in report.render(frames, "markdown")
+
+
+def test_a_count_stays_a_count_where_another_row_has_none():
+    counts = SimpleNamespace(table=lambda records: {"t": pd.DataFrame([{"n": 512, "x": 0.5}, {"n": None, "x": None}])})
+    frames = report.tables(counts, [record("one", "a")])
+    assert report.render(frames, "csv").splitlines()[1] == "512,0.5"
+    assert report.render(frames, "markdown").splitlines()[-2:] == ["| 512 | 0.5 |", "| - | - |"]
