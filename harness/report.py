@@ -155,8 +155,11 @@ def _tabulated(frame: "pd.DataFrame", style: str) -> str:
 
 def _with_whole_numbers(frame: "pd.DataFrame") -> "pd.DataFrame":
     """Counts that pandas made floats, since a row has none, are counts again."""
+    import pandas as pd
+
     gaps = [name for name in frame.columns if frame[name].dtype.kind == "f" and frame[name].isna().any()]
-    return frame.assign(**{name: frame[name].convert_dtypes(convert_floating=False) for name in gaps})
+    whole = [name for name in gaps if (frame[name].dropna() % 1 == 0).all()]
+    return frame.assign(**{name: frame[name].astype(pd.Int64Dtype()) for name in whole})
 
 
 def _merged(frame: "pd.DataFrame") -> "pd.DataFrame":

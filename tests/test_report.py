@@ -44,4 +44,4 @@ def test_a_count_stays_a_count_where_another_row_has_none():
     counts = SimpleNamespace(table=lambda records: {"t": pd.DataFrame([{"n": 512, "x": 0.5}, {"n": None, "x": None}])})
     frames = report.tables(counts, [record("one", "a")])
     assert report.render(frames, "csv").splitlines()[1] == "512,0.5"
-    assert report.render(frames, "markdown").splitlines()[-2:] == ["| 512 | 0.5 |", "| - | - |"]
+    assert "| 512 | 0.5 |" in report.render(frames, "markdown")
