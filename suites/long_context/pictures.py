@@ -23,8 +23,19 @@ PANELS = {
 ANCHOR = "rope"
 
 
-def figure(good: Sequence[Record], key: str, label: str, length: int, chance: float | None = None) -> "Figure":
-    """Means over all windows or trials of all seeds against the context or the distance in bytes."""
+def figure(
+    good: Sequence[Record],
+    key: str,
+    label: str,
+    length: int,
+    chance: float | None = None,
+    paired: bool = True,
+    log: bool = False,
+) -> "Figure":
+    """Means over all samples of all seeds against the context or the distance in bytes; `log` where the values have no bounds.
+
+    `paired` says that sample i is of the same bytes at every context. What has a chance is not.
+    """
     import matplotlib
 
     matplotlib.use("agg")
@@ -44,13 +55,15 @@ def figure(good: Sequence[Record], key: str, label: str, length: int, chance: fl
         for name, curve in found.items():
             x, middle = _line(curve)
             (line,) = axis.plot(x, middle, marker="o", markersize=3, label=name)
-            widths = _widths(curve, paired=chance is None)
+            widths = _widths(curve, paired=paired and chance is None)
             low, high = ([y + sign * w for y, w in zip(middle, widths, strict=True)] for sign in (-1, 1))
             axis.fill_between(x, low, high, alpha=0.15, color=line.get_color(), linewidth=0)
         axis.axvline(length, color="gray", linewidth=0.8)
         if chance is not None:
             axis.axhline(chance, color="gray", linewidth=0.8, linestyle=":")
         axis.set_xscale("log", base=2)
+        if log:
+            axis.set_yscale("log")
         axis.set_title(title)
         axis.set_xlabel("bytes; the line is the training length" if title == next(iter(panels)) else "bytes")
         axis.legend(fontsize=7, frameon=False)

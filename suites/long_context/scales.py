@@ -10,7 +10,8 @@ from harness.plan import WrongRequest
 TIMES = (1, 2, 4, 8, 16)  # contexts that are measured, in training lengths
 # length: the context that is trained at, in bytes; model: sizes of every contestant, its f chosen so that it has about so many
 # parameters; rates: learning rates to choose from; share and questions: of the windows, how many hold recall episodes, and
-# how many questions each of those holds; windows, trials and memories: what is measured on.
+# how many questions each of those holds; windows, trials and memories: what is measured on. stream: how
+# many bytes a model reads token by token.
 SCALES: dict[str, dict[str, Any]] = {
     "smoke": {
         "length": 32,
@@ -24,6 +25,7 @@ SCALES: dict[str, dict[str, Any]] = {
         "windows": 16,
         "trials": 8,
         "memories": 8,
+        "stream": 2048,
         "cost_s": 5,
     },
     "default": {
@@ -38,6 +40,7 @@ SCALES: dict[str, dict[str, Any]] = {
         "windows": 96,
         "trials": 48,
         "memories": 32,
+        "stream": 65_536,
         "cost_s": 100,
     },
 }
