@@ -11,7 +11,7 @@ TIMES = (1, 2, 4, 8, 16)  # contexts that are measured, in training lengths
 # length: the context that is trained at, in bytes; model: sizes of every contestant, its f chosen so that it has about so many
 # parameters; rates: learning rates to choose from; share and questions: of the windows, how many hold recall episodes, and
 # how many questions each of those holds; windows, trials and memories: what is measured on. stream: how
-# many bytes a model reads token by token.
+# many bytes a model reads token by token; depth_trials: windows at each depth of each length.
 SCALES: dict[str, dict[str, Any]] = {
     "smoke": {
         "length": 32,
@@ -26,6 +26,7 @@ SCALES: dict[str, dict[str, Any]] = {
         "trials": 8,
         "memories": 8,
         "stream": 2048,
+        "depth_trials": 4,
         "cost_s": 5,
     },
     "default": {
@@ -41,6 +42,7 @@ SCALES: dict[str, dict[str, Any]] = {
         "trials": 48,
         "memories": 32,
         "stream": 65_536,
+        "depth_trials": 32,
         "cost_s": 100,
     },
 }

@@ -1,0 +1,185 @@
+"""The map of depth by length: recall of facts that stand so deep in windows of such a length.
+
+A window is a trial of `recall` laid out by depth: some text that opens it, then text, the facts, text again, the questions. Depth
+0 is right after the opening, depth 1 right before the questions. Windows of one length differ in where their facts stand alone.
+"""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+
+from harness import Unsupported, interval, terms
+from harness.cell import OK, Cell, Record
+from harness.implementation import Implementation
+
+from . import pictures as drawing
+from . import recall, training
+from .extrapolation import OPENING
+from .scales import SCALES, TIMES, scale_of, text_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+ASKED = (
+    OPENING + 3 * recall.KEYS
+)  # bytes of a window that are no text to place facts in: the opening, facts, questions with answers
+COLUMNS = 6  # small maps side by side
+
+
+def cost(cell: Cell) -> float:
+    """About how many seconds a cell takes on one core, its training included."""
+    scale = scale_of(cell)
+    return float(scale["cost_s"] + len(DEPTHS) * scale["depth_trials"] * sum(lengths(scale["length"])) * 5e-5)
+
+
+def lengths(length: int) -> list[int]:
+    """Of windows, in bytes: from half the training length on, as far as is measured, where they have room for text."""
+    return [n for n in (length // 2, *(times * length for times in TIMES)) if n > ASKED]
+
+
+def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, str], None]) -> dict[str, Any]:
+    """Train the model or take its trained weights, and ask at each depth of each length."""
+    scale, corpus = scale_of(cell), text_of(cell)
+    done = training.trained(cell, contestant, lambda share, doing: progress(0.7 * share, doing))
+    ask, found = terms.asking(done.model, cell.device), {}
+    places = [(n, depth) for n in lengths(scale["length"]) for depth in DEPTHS]
+    for i, (n, depth) in enumerate(places):
+        progress(0.7 + 0.3 * i / len(places), f"recall at depth {depth:g} of {n:,}")
+        try:
+            given = trials(corpus.held_out, n, depth, scale["depth_trials"], cell.seed)
+            found.setdefault(str(n), {})[f"{depth:g}"] = recall.right(ask, given)
+        except Unsupported as reason:
+            found.setdefault(str(n), {})[f"{depth:g}"] = str(reason)
+    return {"text": corpus.name, "length": scale["length"], "training": done.told, "recall": found}
+
+
+def trials(documents: Sequence[bytes], n: int, depth: float, count: int, seed: int) -> recall.Trials:
+    """`count` windows of n bytes, the last answer included, whose facts stand at this depth; the same ones for every depth.
+
+    Raises ValueError where a window has no room for text, or no document is that long.
+    """
+    room = n - ASKED
+    long = [document for document in documents if len(document) >= OPENING + room]
+    if room < 1 or not long:
+        raise ValueError(f"no window of {n} bytes: {ASKED} are no text, and the longest document has {max(map(len, documents))}")
+    rng, before = random.Random(f"depth {seed} {n}"), round(depth * room)
+    rows, asked, answers = [], [], []
+    for _ in range(count):
+        document = rng.choice(long)
+        start = rng.randrange(len(document) - OPENING - room + 1)
+        text = recall.plain(document[start : start + OPENING + room])
+        values = {key: rng.randrange(recall.VALUES) for key in rng.sample(range(recall.KEYS), recall.KEYS)}
+        order = rng.sample(range(recall.KEYS), recall.KEYS)
+        told = b"".join(recall.fact(key, value) for key, value in values.items())
+        questions = b"".join(recall.question(key, values[key]) for key in order)
+        rows.append(list(text[: OPENING + before] + told + text[OPENING + before :] + questions))
+        asked.append([n - 2 * recall.KEYS + 2 * i for i in range(recall.KEYS)])
+        answers.append([values[key] for key in order])
+    return recall.Trials(torch.tensor(rows), torch.tensor(asked), torch.tensor(answers))
+
+
+def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
+    """Recall by depth: a row for each model and length; means over seeds and trials, with half widths of 95 % intervals."""
+    frames: dict[str, list[dict[str, Any]]] = {}
+    ordered = sorted(records, key=lambda r: (*_of(r), r.cell.subject, r.cell.device, r.cell.seed))
+    for of, asked in groupby(ordered, key=_of):
+        mates = list(asked)
+        origin = next((r.values["text"] for r in mates if r.outcome == OK), "the same text")
+        length, where = SCALES[of[0]]["length"], f"{'' if of[0] == 'default' else f'scale {of[0]}, '}{origin}"
+        title = f"Recall of a fact by depth and length of the window (chance {recall.CHANCE:g}; trained at {length}; {where})"
+        for (subject, device), group in groupby(mates, key=lambda r: (r.cell.subject, r.cell.device)):
+            of_model = list(group)
+            model = {"model": subject} | ({"device": device} if device != "cpu" else {})
+            failed = [
+                f"{r.outcome.replace('_', ' ')}: {r.note.splitlines()[0] if r.note else ''}" for r in of_model if r.outcome != OK
+            ]
+            good = [r.values["recall"] for r in of_model if r.outcome == OK]
+            for n in map(str, lengths(length)) if good else [None]:
+                row, notes = _row([values[n] for values in good if n]), [*failed]
+                notes += [f"unsupported: {x}" for values in good if n for x in values[n].values() if isinstance(x, str)]
+                shown = {"length": int(n) if n else None, **row, "note": "; ".join(dict.fromkeys(notes))}
+                frames.setdefault(title, []).append({**model, **shown})
+    return {title: pd.DataFrame(rows) for title, rows in frames.items()}
+
+
+def pictures(records: Sequence[Record]) -> dict[str, Any]:
+    """A small map for each model, for each scale: figures by title."""
+    found = {}
+    for scale in dict.fromkeys(r.cell.settings["scale"] for r in records if r.outcome == OK):
+        by_model: dict[str, list[Mapping[str, Any]]] = {}
+        for record in records:
+            if record.cell.settings["scale"] == scale and record.outcome == OK:
+                by_model.setdefault(drawing.short(record.cell.subject), []).append(record.values["recall"])
+        found["depth" + ("" if scale == "default" else f" {scale}")] = _maps(by_model, lengths(SCALES[scale]["length"]))
+    return found
+
+
+def _of(record: Record) -> tuple[str, str]:
+    return record.cell.settings["scale"], record.digests.get("text", "")
+
+
+def _row(by_seed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for depth in (f"{depth:g}" for depth in DEPTHS):
+        measured = [of[depth] for of in by_seed if not isinstance(of[depth], str)]
+        row |= {f"depth {depth}": None, f"depth {depth} ±": None}
+        if measured:
+            middle, width = interval.of_trials_and_seeds(measured)
+            row |= {f"depth {depth}": round(middle, 2), f"depth {depth} ±": round(width, 2)}
+    return row
+
+
+def _maps(by_model: Mapping[str, Sequence[Mapping[str, Any]]], sizes: Sequence[int]) -> "Figure":
+    """Depth downwards, length to the right, one shade scale for all; what is unsupported stays blank, with a cross."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    names = sorted(by_model)
+    columns = min(COLUMNS, len(names))
+    rows = -(-len(names) // columns)
+    drawn, axes = pyplot.subplots(
+        rows,
+        columns,
+        figsize=(1.5 + 2.0 * columns, 1.2 + 1.6 * rows),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    image = None
+    for place, axis in enumerate(axes.flat):
+        if place >= len(names):
+            axis.set_visible(False)
+            continue
+        shares = [[_mean(by_model[names[place]], str(n), f"{depth:g}") for n in sizes] for depth in DEPTHS]
+        shown = [[float("nan") if share is None else share for share in row] for row in shares]
+        image = axis.imshow(shown, vmin=0, vmax=1, cmap="viridis", aspect="auto")
+        for i, row in enumerate(shares):
+            for j, share in enumerate(row):
+                if share is None:
+                    axis.text(j, i, "×", ha="center", va="center", color="gray", fontsize=7)
+        axis.set_title(names[place], fontsize=8)
+        axis.set_xticks(range(len(sizes)), [f"{n:,}" for n in sizes], rotation=90, fontsize=6)
+        axis.set_yticks(range(len(DEPTHS)), [f"{depth:g}" for depth in DEPTHS], fontsize=6)
+        if place >= len(names) - columns:
+            axis.tick_params(labelbottom=True)
+    drawn.supxlabel("bytes of the window", fontsize=8)
+    drawn.supylabel("depth of the facts (0: first, 1: last)", fontsize=8)
+    if image is not None:
+        bar = drawn.colorbar(image, ax=axes, shrink=0.8, aspect=30)
+        bar.set_label(f"share recalled; red: chance, {recall.CHANCE:g}; ×: unsupported", fontsize=8)
+        bar.ax.axhline(recall.CHANCE, color="red", linewidth=2)
+    pyplot.close(drawn)
+    return drawn
+
+
+def _mean(by_seed: Sequence[Mapping[str, Any]], n: str, depth: str) -> float | None:
+    measured = [of[n][depth] for of in by_seed if not isinstance(of[n][depth], str)]
+    return interval.of_trials_and_seeds(measured)[0] if measured else None
