@@ -57,14 +57,16 @@ def short_convolution(x: Tensor, short: Tensor, bias: Tensor) -> Tensor:
 
 
 def convolve(h: Tensor, v: Tensor) -> Tensor:
-    """Sum over i of h_i v_(t - i), for h [d m] and v [b d n]: by transforms so long that nothing wraps around."""
+    """Sum over i of h_i v_(t - i), for h [d m] and v [b d n]: by transforms so long that nothing wraps around.
+
+    RuntimeError where m < n: there is no filter for the last tokens."""
     n = v.shape[-1]
-    return torch.fft.irfft(torch.fft.rfft(h[:, :n], 2 * n) * torch.fft.rfft(v, 2 * n), 2 * n)[..., :n]
+    return torch.fft.irfft(torch.fft.rfft(h.narrow(-1, 0, n), 2 * n) * torch.fft.rfft(v, 2 * n), 2 * n)[..., :n]
 
 
 EQUIVALENT = {
+    "convolve: h.narrow(-1, 0, n) -> h.narrow(1, 0, n)": "h has two axes: the last is axis 1",
     "short_convolution: F.pad(x, (2, 0)) -> F.pad(x, (2, 1))": "no tap reads the last place",
-    "convolve: h[:, :n] -> h[:, :n + 1]": "tap n first reaches output n, which is cut off; 2 n places hold it",
 }
 
 
