@@ -18,7 +18,7 @@ from harness.cell import OK, Answer, Cell, Record
 from harness.implementation import Implementation
 from harness.plan import Selection
 
-from . import depth, extrapolation, streaming
+from . import depth, extrapolation, growth, streaming
 from .scales import text_of
 
 settings = {"scale": "default", "text": "", "task": "extrapolation"}
@@ -26,7 +26,7 @@ choices = {"scale": ("smoke", "default")}
 limits = {"timeout": 1800.0, "memory": 8.0}
 
 CONTRACT = "ids[b n]:int<v -> logits[b n v]"
-TASKS: dict[str, ModuleType] = {"extrapolation": extrapolation, "streaming": streaming, "depth": depth}
+TASKS: dict[str, ModuleType] = {"extrapolation": extrapolation, "streaming": streaming, "depth": depth, "growth": growth}
 
 
 def plan(selection: Selection) -> Iterator[Cell]:

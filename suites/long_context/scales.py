@@ -11,7 +11,8 @@ TIMES = (1, 2, 4, 8, 16)  # contexts that are measured, in training lengths
 # length: the context that is trained at, in bytes; model: sizes of every contestant, its f chosen so that it has about so many
 # parameters; rates: learning rates to choose from; share and questions: of the windows, how many hold recall episodes, and
 # how many questions each of those holds; windows, trials and memories: what is measured on. stream: how
-# many bytes a model reads token by token; depth_trials: windows at each depth of each length.
+# many bytes a model reads token by token; depth_trials: windows at each depth of each length;
+# growth: how often its lengths double, how often each is timed, and seconds for a quantity.
 SCALES: dict[str, dict[str, Any]] = {
     "smoke": {
         "length": 32,
@@ -27,6 +28,9 @@ SCALES: dict[str, dict[str, Any]] = {
         "memories": 8,
         "stream": 2048,
         "depth_trials": 4,
+        "growth_doublings": 4,
+        "growth_rounds": 6,
+        "growth_s": 1,
         "cost_s": 5,
     },
     "default": {
@@ -43,6 +47,9 @@ SCALES: dict[str, dict[str, Any]] = {
         "memories": 32,
         "stream": 65_536,
         "depth_trials": 32,
+        "growth_doublings": 7,
+        "growth_rounds": 9,
+        "growth_s": 45,
         "cost_s": 100,
     },
 }

@@ -1,0 +1,180 @@
+"""Growth: exact powers are found, noise is told as noise, a step whose cost is planted to grow is refuted."""
+
+import random
+import time
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from harness import Unsupported, catalogue
+from harness.cell import OK, Cell, Record
+
+suite = catalogue.load(catalogue.find("suite", "long-context").path)
+growth = suite.growth
+LENGTHS = [128, 256, 512, 1024, 2048]
+
+
+def samples(power: float, noise: float = 0.0, rounds: int = 9, beside: float = 0.0) -> dict[str, list[float]]:
+    """c n^power + beside * n in each round, times noise."""
+    rng = random.Random(0)
+    return {str(n): [1e-6 * (n**power + beside * n) * rng.lognormvariate(0, noise) for _ in range(rounds)] for n in LENGTHS}
+
+
+@pytest.mark.parametrize("power", [0.0, 1.0, 4 / 3, 2.0])
+def test_an_exact_power_is_found_and_confirmed_and_no_other(power: float):
+    found = growth.fit(samples(power))
+    assert found.exponent == pytest.approx(power)
+    assert found.interval == (pytest.approx(power), pytest.approx(power))
+    assert (found.lengths, found.steepens) == ((512, 1024, 2048), False)
+    told = {claimed: growth.verdict(found, claimed) for claimed in ("1", "N", "N^(4/3)", "N^2")}
+    powers = {"1": 0, "N": 1, "N^(4/3)": 4 / 3, "N^2": 2}
+    for claimed, said in told.items():
+        faster, slower = power > powers[claimed] + 0.1, power < powers[claimed] - 0.1
+        assert said == ("refuted: it grows faster" if faster else "refuted: it grows slower" if slower else "confirmed")
+
+
+def test_a_logarithm_counts_at_the_lengths_measured():
+    n_log_n = {n: [x * torch.log(torch.tensor(float(n))).item() for x in of] for n, of in samples(1.0).items()}
+    found = growth.fit(n_log_n)
+    assert found.exponent > 1.1
+    assert growth.verdict(found, "N log N") == "confirmed"
+
+
+def test_noise_is_told_and_its_interval_holds_the_truth():
+    little, much = growth.fit(samples(1.0, 0.02)), growth.fit(samples(1.0, 0.8))
+    assert growth.verdict(little, "N") == "confirmed"
+    assert growth.verdict(much, "N") == "cannot tell: the interval is too wide"
+    for found in (little, much):
+        assert found.interval[0] <= 1.0 <= found.interval[1]
+
+
+def test_what_steepens_still_is_not_refuted():
+    found = growth.fit(samples(2.0, beside=1000.0))
+    assert 1.2 < found.exponent < 1.8
+    assert growth.verdict(found, "N^2") == "cannot tell: it steepens still"
+    assert growth.verdict(found, "N") == "refuted: it grows faster"
+
+
+def test_bytes_are_exact_and_few_samples_are_too_few():
+    exact = growth.fit(samples(2.0, rounds=1))
+    assert exact.interval == (exact.exponent, exact.exponent)
+    assert growth.verdict(exact, "N^2") == "confirmed"
+    assert growth.verdict(growth.fit(samples(2.0, rounds=4)), "N^2") == "cannot tell: too few rounds"
+    two = {n: of for n, of in samples(2.0).items() if int(n) < 512}
+    assert growth.fit(two) is None
+    assert growth.verdict(None, "N") == "cannot tell: fewer than 3 lengths"
+
+
+class Planted(nn.Module):
+    """A model whose step takes 2 milliseconds, and for each token before it `slower` seconds more."""
+
+    def __init__(self, slower: float = 0.0, ends: int = 10**9):
+        super().__init__()
+        self.slower, self.ends = slower, ends
+
+    def step(self, ids: torch.Tensor, state: Any = None) -> Any:
+        n = 1 if state is None else state.shape[1] + 1
+        if n > self.ends:
+            raise Unsupported(f"positions end at {self.ends}")
+        time.sleep(2e-3 + self.slower * n)
+        return torch.zeros(len(ids), 256), torch.zeros(len(ids), n)
+
+
+def ids(rows: int, n: int) -> torch.Tensor:
+    return torch.zeros(rows, n, dtype=torch.int64)
+
+
+def test_a_step_that_is_planted_to_grow_is_refuted_and_a_constant_one_confirmed():
+    verdicts = []
+    for slower in (0.0, 1e-3):
+        seconds, bytes_, ended = growth.generation(Planted(slower), ids, [8, 16, 32], 60.0, 6, 2, "cpu")
+        assert ended == ""
+        assert bytes_ == {"8": [32], "16": [64], "32": [128]}
+        verdicts.append(growth.verdict(growth.fit(seconds), "1"))
+    assert verdicts[1] == "refuted: it grows faster"
+    assert not verdicts[0].startswith("refuted"), "on a busy machine it may not tell, but never accuse"
+
+
+def test_generation_ends_where_the_model_or_the_budget_does():
+    seconds, bytes_, ended = growth.generation(Planted(ends=20), ids, [4, 8, 16, 32], 60.0, 1, 2, "cpu")
+    assert (list(seconds), list(bytes_), ended) == (["4", "8", "16"], ["4", "8", "16"], "unsupported: positions end at 20")
+    *_, ended = growth.generation(Planted(), ids, [4, 8, 16, 32, 64], 0.08, 1, 2, "cpu")
+    assert ended.endswith("would take over 0.08 s")
+    assert growth.generation(nn.Linear(1, 1), ids, [4], 1.0, 1, 2, "cpu") == ({}, {}, "unsupported: has no step form")
+
+
+def test_over_lengths_peaks_are_those_known_and_the_budget_ends_it():
+    def make(n: int) -> Any:
+        return lambda: torch.ones(n, 256).exp()  # two of n KiB
+
+    seconds, bytes_, ended = growth.over_lengths(make, [16, 32, 64], 60.0, 6)
+    assert ended == ""
+    assert bytes_ == {str(n): [2 * n * 1024] for n in (16, 32, 64)}
+    assert {len(of) for of in seconds.values()} == {6}
+    assert growth.verdict(growth.fit(bytes_), "N") == "confirmed"
+
+    def sleeps(n: int) -> Any:
+        return lambda: time.sleep(n * 4e-3)
+
+    seconds, _, ended = growth.over_lengths(sleeps, [4, 8, 16, 32, 64], 0.6, 3)
+    assert list(seconds) == ["4", "8", "16"]
+    assert ended == "32 would take over 0.6 s"
+
+
+def test_a_length_that_is_unsupported_ends_it_with_its_reason():
+    def make(n: int) -> Any:
+        def call() -> None:
+            if n > 16:
+                raise Unsupported("positions end at 16")
+
+        return call
+
+    seconds, bytes_, ended = growth.over_lengths(make, [16, 32], 60.0, 2)
+    assert (list(seconds), list(bytes_), ended) == (["16"], ["16"], "unsupported: positions end at 16")
+
+
+def test_a_training_step_leaves_fresh_gradients_each_time():
+    model = nn.Sequential(nn.Embedding(256, 4), nn.Linear(4, 256))
+    text = torch.randint(0, 256, (1, 9))
+    growth.training(model, text)()
+    first = model[1].weight.grad.clone()
+    growth.training(model, text)()
+    assert torch.equal(model[1].weight.grad, first)
+    assert growth.prefill(model, text)().shape == (1, 8, 256)
+
+
+def test_every_claim_is_of_a_spec_that_there_is_and_of_a_known_growth():
+    specs = {name.partition("/")[0] for name in catalogue.implementations()}
+    for spec, claimed in growth.CLAIMED.items():
+        assert spec in specs
+        assert {key: claimed[key] for key in growth.QUANTITIES if key in claimed}.items() <= claimed.items()
+        assert all(claimed[key] in growth.GROWTHS for key in growth.QUANTITIES if key in claimed)
+        assert set(claimed) <= {*growth.QUANTITIES, "source", "note"}
+
+
+def record(spec: str, power: float, seed: int = 0, unsupported: str = "") -> Record:
+    cell = Cell("long-context", spec, "x", case="growth", seed=seed, settings={"scale": "smoke", "text": ""})
+    timed = {str(32 * 2**i): [1e-5 * (2**i) ** power * (1 + j / 100) for j in range(6)] for i in range(5)}
+    counted = {n: [int(of[0] * 1e8)] for n, of in timed.items()}
+    values = {key: timed if key.endswith("_s") else counted for key in growth.QUANTITIES}
+    return Record(cell, OK, {**values, "ended": dict.fromkeys(values, unsupported)}, "", {}, "m", {}, 1.0, "2026-01-01", "run")
+
+
+def test_tables_and_pictures():
+    failed = replace(record("rmt", 1.0), outcome="out_of_memory", note="too much")
+    records = [record("retnet", 1.0), record("retnet", 1.0, seed=1), record("transformer_rope", 2.0), failed, record("mine", 1.0)]
+    frames = suite.table(records)
+    assert len(frames) == len(growth.QUANTITIES)
+    for title, told in zip(frames, growth.QUANTITIES.values(), strict=True):
+        assert title == f"{told} (scale smoke)"
+    prefill = next(iter(frames.values())).set_index("model")
+    assert prefill.exponent.dropna().to_dict() == {"mine/x": 1.0, "retnet/x": 1.0, "transformer_rope/x": 2.0}
+    assert prefill.verdict["retnet/x"] == prefill.verdict["transformer_rope/x"] == "confirmed"
+    assert prefill.verdict.isna()["mine/x"]
+    assert prefill.note["rmt/x"] == "out of memory: too much"
+    steps = list(frames.values())[2].set_index("model")
+    assert steps.verdict["retnet/x"] == "refuted: it grows faster"
+    assert len(suite.pictures(records)) == len(growth.QUANTITIES)
