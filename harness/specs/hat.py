@@ -19,6 +19,7 @@ Where the paper and its code (coastalcph/hierarchical-transformers, models/hat) 
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ from harness.specs._segments import blocks, causal_rotary
 from harness.specs.attention import attention
 from harness.specs.rotary import rotary
 
-CASES = {
+CASES: dict[str, dict[str, Any]] = {
     "plain": {"n": 43},
     "one_token": {"n": 1},
     "one_segment": {"n": 16},  # as long as it can be

@@ -4,6 +4,7 @@ A task is one such question, a module with
     measure(cell, contestant, progress) -> values       of one record
     table(records) -> data frames by title               and, where one would rather look, pictures(records) -> figures by title
     cost(cell) -> seconds on one core, about
+and, where it asks others than language models, CONTRACTS.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,7 @@ from harness.cell import OK, Answer, Cell, Record
 from harness.implementation import Implementation
 from harness.plan import Selection
 
-from . import depth, extrapolation, growth, streaming
+from . import depth, extrapolation, facts, growth, memory_tasks, streaming
 from .scales import text_of
 
 settings = {"scale": "default", "text": "", "task": "extrapolation"}
@@ -27,6 +28,7 @@ limits = {"timeout": 1800.0, "memory": 8.0}
 
 CONTRACT = "ids[b n]:int<v -> logits[b n v]"
 TASKS: dict[str, ModuleType] = {"extrapolation": extrapolation, "streaming": streaming, "depth": depth, "growth": growth}
+TASKS |= dict.fromkeys(facts.NAMES, memory_tasks)
 
 
 def plan(selection: Selection) -> Iterator[Cell]:
@@ -35,9 +37,9 @@ def plan(selection: Selection) -> Iterator[Cell]:
     cells = [
         Cell("long-context", item.name, name, variant, task, "float32", selection.device, seed, asked)
         for item in selection.specs()
-        if item.contract == CONTRACT
         for name, variant in selection.contestants(item.name)
         for task in tasks
+        if item.contract in getattr(TASKS[task], "CONTRACTS", (CONTRACT,))
         for seed in selection.seeds
     ]
     yield from sorted(cells, key=lambda cell: terms.giver_of(cell) != cell)

@@ -1,0 +1,170 @@
+"""The memory tasks of the Recurrent Memory Transformer: is a fact of an early segment known in a late one, beyond the curriculum?
+
+The rows are those of `facts`, the training that of `curriculum`. A language model answers at the last byte; an encoder, whose
+whole output is one answer, takes part here alone. An exact solver and one that ignores the facts are asked beside each model.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from harness import Unsupported, interval, terms
+from harness.cell import OK, Cell, Record
+from harness.implementation import Implementation
+
+from . import curriculum, facts
+from . import pictures as drawing
+from .scales import SCALES, TIMES, scale_of, text_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CONTRACTS = ("ids[b n]:int<v -> logits[b n v]", "ids[b n]:int<v -> logits[b v]")
+EXACT, BLIND = "exact solver", "context-blind"
+SEGMENTS = TIMES  # numbers of segments that are measured
+ABOUT = {
+    facts.MEMORIZE: ("Memorize", "a fact opens the first segment"),
+    facts.DETECT: ("Detect and memorize", "a fact stands anywhere"),
+    facts.REASON: ("Reason", "two facts stand anywhere, the answer takes both"),
+}
+
+
+def cost(cell: Cell) -> float:
+    """About how many seconds a cell takes on one core."""
+    return float(scale_of(cell)["memory"]["cost_s"])
+
+
+def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, str], None]) -> dict[str, Any]:
+    """Train the model on the task or take its trained weights, ask it at each number of segments."""
+    scale, corpus = scale_of(cell)["memory"], text_of(cell)
+    done = curriculum.trained(cell, contestant, lambda share, doing: progress(0.9 * share, doing))
+    said = terms.asking(done.model, cell.device)
+    asked = {"accuracy": lambda ids: said(ids)[:, 0], EXACT: facts.exact, BLIND: facts.blind}
+    found: dict[str, dict[str, Any]] = {name: {} for name in asked}
+    for i, segments in enumerate(SEGMENTS):
+        progress(0.9 + 0.1 * i / len(SEGMENTS), f"{cell.case}, {segments} segments")
+        for name, ask in asked.items():
+            length = segments * scale["segment"]
+            try:
+                right = facts.right(cell.case, ask, corpus.held_out, length, scale["trials"], cell.seed)
+            except Unsupported as reason:
+                found[name][str(segments)] = str(reason)
+            else:
+                found[name][str(segments)] = right
+    parameters = sum(p.numel() for p in done.model.parameters())
+    return {**found, "text": corpus.name, "parameters": parameters, "training": done.told}
+
+
+def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
+    """The share right by segments of each task, a row a model and one each for the two baselines; then the training."""
+    frames: dict[str, list[dict[str, Any]]] = {}
+    trainings: dict[str, list[dict[str, Any]]] = {}
+    ordered = sorted(records, key=lambda r: (*_of(r), facts.NAMES.index(r.cell.case), r.cell.subject, r.cell.device, r.cell.seed))
+    for of, of_task in groupby(ordered, key=lambda r: (*_of(r), r.cell.case)):
+        mates = list(of_task)
+        scale = SCALES[of[0]]["memory"]
+        good = [r for r in mates if r.outcome == OK]
+        origin = good[0].values["text"] if good else "the same text"
+        where = f"{'' if of[0] == 'default' else f'scale {of[0]}, '}{origin}"
+        name, about = ABOUT[of[2]]
+        title = (
+            f"{name} (share right by segments of {scale['segment']} bytes, the question at their end; {about};"
+            f" trained on up to {len(scale['curriculum'])}; chance {facts.CHANCE:g}; {where})"
+        )
+        training = f"Training on the memory tasks (the same for all; the best of the rates; {where})"
+        for (subject, device), of_model in groupby(mates, key=lambda r: (r.cell.subject, r.cell.device)):
+            own = list(of_model)
+            model = {"model": subject} | ({"device": device} if device != "cpu" else {})
+            values = [r.values for r in own if r.outcome == OK]
+            failed = (f"{r.outcome.replace('_', ' ')}: {(r.note.splitlines() or [''])[0]}" for r in own if r.outcome != OK)
+            row, reasons = _row([v["accuracy"] for v in values])
+            note = "; ".join(dict.fromkeys([*failed, *reasons]))
+            frames.setdefault(title, []).append({**model, **row, "seeds": len(values), "note": note})
+            if values:
+                trainings.setdefault(training, []).append({"task": of[2], **model, **_training(values, scale)})
+        # The same rows for all models, so one record of each seed says it.
+        one_a_seed = list({r.cell.seed: r.values for r in good}.values())
+        for baseline in (EXACT, BLIND) if good else ():
+            row, _ = _row([values[baseline] for values in one_a_seed])
+            frames[title].append({"model": baseline, **row, "seeds": len(one_a_seed), "note": ""})
+    return {title: pd.DataFrame(rows) for title, rows in (frames | trainings).items()}
+
+
+def pictures(records: Sequence[Record]) -> dict[str, Any]:
+    """Figures by title: for each scale, a panel a task."""
+    found = {}
+    for scale in dict.fromkeys(r.cell.settings["scale"] for r in records if r.outcome == OK):
+        mates = [r for r in records if r.cell.settings["scale"] == scale and r.outcome == OK]
+        where = "" if scale == "default" else f" {scale}"
+        found[f"memory tasks{where}"] = _figure(mates, len(SCALES[scale]["memory"]["curriculum"]))
+    return found
+
+
+def _of(record: Record) -> tuple[str, str]:
+    return record.cell.settings["scale"], record.digests.get("text", "")
+
+
+def _row(by_seed: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], list[str]]:
+    """Share right by segments with half widths of intervals, and why there is none where there is none."""
+    row: dict[str, Any] = {}
+    reasons: list[str] = []
+    for segments in map(str, SEGMENTS):
+        reasons += [of[segments] for of in by_seed if isinstance(of[segments], str)]
+        measured = [of[segments] for of in by_seed if not isinstance(of[segments], str)]
+        found = interval.of_trials_and_seeds(measured) if measured else None
+        row |= {segments: found and round(found[0], 3), f"{segments} ±": found and round(found[1], 3)}
+    return row, reasons
+
+
+def _training(values: Sequence[Mapping[str, Any]], scale: Mapping[str, Any]) -> dict[str, Any]:
+    told = [of["training"] for of in values]
+    off = values[0]["parameters"] / scale["parameters"] - 1
+    notes = [
+        f"weights of {told[0]['weights_of']}" if "weights_of" in told[0] else "",
+        f"{off:+.0%} parameters beside the {scale['parameters']:,} of the others" if abs(off) > 0.05 else "",
+    ]
+    return {
+        "parameters": values[0]["parameters"],
+        "steps": told[0]["steps"],
+        "learning rate": told[0]["lr"],
+        "seeds": len(values),
+        "score of conformance": round(max(float(of["score"]) for of in values), 2),
+        "training bits per answer": round(interval.mean([t["bits_per_answer"] for t in told]), 3),
+        "time_s": round(interval.mean([t["time_s"] for t in told]), 1),
+        "note": ", ".join(filter(None, notes)),
+    }
+
+
+def _figure(good: Sequence[Record], trained_on: int) -> "Figure":
+    """Share right against the number of segments, with 95 % intervals; one legend for all panels."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    tasks = [task for task in facts.NAMES if any(r.cell.case == task for r in good)]
+    models = list(dict.fromkeys(r.cell.subject for r in good))
+    drawn, axes = pyplot.subplots(
+        1, len(tasks), figsize=(2.2 + 3.6 * len(tasks), 4.2), sharey=True, squeeze=False, layout="constrained"
+    )
+    for axis, task in zip(axes[0], tasks, strict=True):
+        for i, model in enumerate(models):
+            own = [r.values["accuracy"] for r in good if r.cell.case == task and r.cell.subject == model]
+            measured = {k: found for k in SEGMENTS if (found := [of[str(k)] for of in own if not isinstance(of[str(k)], str)])}
+            points = {k: interval.of_trials_and_seeds(found) for k, found in measured.items()}
+            middle, width = ([point[side] for point in points.values()] for side in (0, 1))
+            style = {"color": f"C{i % 10}", "linestyle": ("-", "--", ":")[i // 10 % 3]}
+            x = [k * 2 ** (0.04 * (i - (len(models) - 1) / 2)) for k in points]  # side by side where they are alike
+            axis.errorbar(x, middle, width, marker="o", markersize=3, label=drawing.short(model), **style)
+        axis.axvline(trained_on, color="gray", linewidth=0.8)
+        axis.axhline(facts.CHANCE, color="gray", linewidth=0.8, linestyle=":")
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(SEGMENTS, [str(k) for k in SEGMENTS])
+        axis.set_title(task)
+        axis.set_xlabel("segments; the line is the end of the curriculum" if task == tasks[0] else "segments")
+    axes[0][0].set_ylabel("share right; dotted is chance")
+    drawn.legend(*axes[0][0].get_legend_handles_labels(), loc="outside right upper", fontsize=7, frameon=False)
+    pyplot.close(drawn)
+    return drawn
