@@ -86,10 +86,11 @@ def main(words: list[str]) -> None:
     path, settings = Path(words[0]), dict(word.split("=", 1) for word in words[1:])
 
     def report(share: float, doing: str) -> None:
-        print(f"\r{share:4.0%} {doing:<60.60}", end="", file=sys.stderr)
+        if sys.stderr.isatty():
+            print(f"\r{share:4.0%} {doing:<60.60}", end="", file=sys.stderr)
 
     cell = export(path, settings, report)
-    print(f"\n{path}: {cell.subject}, {path.stat().st_size} bytes")
+    print(f"{path}: {cell.subject}, {path.stat().st_size} bytes")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,207 @@
+"""A checkpoint folder of transformers as a language model of ours, also with other positions after training; nothing is fetched.
+
+    load(FOLDER)                             as it is, in float32: its logits are those of transformers, bit by bit
+    load(FOLDER, "interpolated:4")           positions divided by 4 (Chen et al. 2023, arXiv:2306.15595)
+    load(FOLDER, "streaming:4")              a rolling cache that keeps the first 4 tokens; positions are places in the cache
+                                             (StreamingLLM, Xiao et al. 2023, arXiv:2309.17453)
+    load(FOLDER, "lm_infinite:4")            a Lambda-shaped mask with 4 first tokens and a ceiling of distance
+                                             (LM-Infinite, Han et al. 2023, arXiv:2308.16137)
+
+The last three are for models with rotary positions (Llama and its like), and mean what the specs `transformer_interpolated`,
+`transformer_streaming` and `transformer_lm_infinite` define, with t, in tokens, the training length.
+
+A checkpoint has tokens of its own. Text is measured in bits per byte (`Text`, `per_byte`); probes whose symbols are numbers below
+v get words that are one token each (`Symbols`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from harness import Unsupported
+
+ROLLING = ("streaming", "lm_infinite")
+AFTER = ("interpolated", *ROLLING)
+ATTENTION = "harness_rolling"  # the name under which transformers knows `rolling_attention`
+
+
+class Checkpoint(nn.Module):
+    """A causal language model of transformers with its tokenizer: ids[b n]:int -> logits[b n v], float32.
+
+    Raises Unsupported where there are more tokens than it has positions for. `length` is t, its training length in tokens.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, length: int, rolling: "Rolling | None" = None):
+        super().__init__()
+        self.model, self.tokenizer, self.length, self.rolling = model, tokenizer, length, rolling
+        rotary = getattr(model.config, "rope_parameters", None)
+        self.ends = None if rotary else getattr(model.config, "max_position_embeddings", None)  # of a table of positions
+
+    def forward(self, ids: Tensor) -> Tensor:
+        if self.ends is not None and ids.shape[1] > self.ends:
+            raise Unsupported(f"its positions end at {self.ends}")
+        if self.rolling is None:
+            return self.model(input_ids=ids, use_cache=False).logits
+        # At position 0 nothing is turned: queries and keys come to the attention as they are, which turns them itself.
+        still = torch.zeros_like(ids[:1])
+        return self.model(input_ids=ids, position_ids=still, attention_mask=torch.ones_like(ids), use_cache=False).logits
+
+
+@dataclass(frozen=True)
+class Rolling:
+    """Attention to the last `window` keys, the own included, and to the first `sinks`; `frequencies`[d/2], float64.
+
+    Where the window has left the sinks, a query stands at `ceiling` at most and sinks at their places, or all at 0.
+    """
+
+    kind: str
+    window: int
+    sinks: int
+    ceiling: int
+    frequencies: Tensor
+
+    def sink_places(self) -> Tensor:
+        """Where sinks stand once the window has left them."""
+        return torch.arange(self.sinks) * (self.kind == "streaming")
+
+
+def load(folder: str | Path, after: str = "", length: int = 0, device: str = "cpu") -> Checkpoint:
+    """The model and tokenizer in a folder, ready to be asked; `length` where the training length is not what the folder says.
+
+    Raises Unsupported where the model has no such positions, ValueError where `after` is not understood, OSError where the
+    folder holds no checkpoint.
+    """
+    kind, _, number = after.partition(":")
+    if after and (kind not in AFTER or not number.isdigit() or (kind == "interpolated" and int(number) < 1)):
+        raise ValueError(f"after={after!r} is not understood.\n  known: interpolated:N, streaming:SINKS, lm_infinite:SINKS")
+    if not (Path(folder) / "config.json").is_file():
+        raise OSError(f"{folder} is no checkpoint folder of transformers: it has no config.json")
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    length = length or config.max_position_embeddings
+    if after:
+        _check_rotary(config)
+    if kind == "interpolated":
+        config.rope_parameters = {**config.rope_parameters, "rope_type": "linear", "factor": float(number)}
+    how = {"attn_implementation": ATTENTION} if kind in ROLLING else {}
+    told: dict[str, Any] = {"config": config, "dtype": torch.float32, "local_files_only": True, **how}
+    model = AutoModelForCausalLM.from_pretrained(folder, **told).eval().to(device)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    rolling = _rolling(kind, int(number), length, model) if kind in ROLLING else None
+    model.config.rolling = rolling
+    return Checkpoint(model, tokenizer, length, rolling)
+
+
+def _check_rotary(config: Any) -> None:
+    rotary = getattr(config, "rope_parameters", None) or {}
+    if rotary.get("rope_type") != "default" or rotary.get("partial_rotary_factor", 1.0) != 1.0:
+        raise Unsupported(f"{config.model_type} has no plain rotary positions that could be told otherwise: {rotary or 'none'}")
+    if getattr(config, "sliding_window", None):
+        raise Unsupported(f"{config.model_type} has a sliding window of its own")
+
+
+def _rolling(kind: str, sinks: int, length: int, model: Any) -> Rolling:
+    window, ceiling = (length - sinks, length - 1) if kind == "streaming" else (length, length)
+    if window < 1:
+        raise ValueError(f"{sinks} sinks leave nothing of a cache of {length} tokens")
+    return Rolling(kind, window, sinks, ceiling, model.model.rotary_emb.inv_freq.double())
+
+
+def rolling_attention(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, scaling: float, **told: Any
+) -> tuple[Tensor, None]:
+    """query[b h n d], key[b g n d], value[b g n e], not turned -> out[b n h e]; blocks of queries as long as the window."""
+    how: Rolling = module.config.rolling
+    n, groups = query.shape[2], query.shape[1] // key.shape[1]
+    key, value = (x.repeat_interleave(groups, 1) for x in (key, value))
+    place = torch.arange(n, device=query.device)
+    near_query, near_key = turn(query, place, how), turn(key, place, how)
+    # How a query that has left the sinks stands to them, and they to it.
+    far_query = turn(query, place.clamp(max=how.ceiling) if how.kind == "streaming" else torch.full_like(place, how.ceiling), how)
+    first = min(how.sinks, n)
+    far_sinks = turn(key[:, :, :first], how.sink_places()[:first].to(query.device), how)
+    parts = []
+    for start in range(0, n, how.window):
+        own = slice(start, min(start + how.window, n))
+        seen = slice(max(0, start - how.window + 1), own.stop)
+        back = place[own, None] - place[seen]
+        near = (near_query[:, :, own] @ near_key[:, :, seen].mT).masked_fill((back < 0) | (back >= how.window), -torch.inf)
+        left = place[own, None] - place[:first] >= how.window
+        far = (far_query[:, :, own] @ far_sinks.mT).masked_fill(~left, -torch.inf)
+        weights = (torch.cat([far, near], -1) * scaling).softmax(-1)
+        parts.append(weights[..., :first] @ value[:, :, :first] + weights[..., first:] @ value[:, :, seen])
+    return torch.cat(parts, 2).transpose(1, 2), None
+
+
+def turn(x: Tensor, place: Tensor, how: Rolling) -> Tensor:
+    """x[b h n d] turned by its place[n], feature i with feature i + d/2, as Llama does; angles in float64."""
+    angles = place[:, None] * how.frequencies.to(x.device)
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    one, other = x.chunk(2, -1)
+    return torch.cat([one * cos - other * sin, other * cos + one * sin], -1)
+
+
+AttentionInterface.register(ATTENTION, rolling_attention)
+
+
+@dataclass(frozen=True)
+class Text:
+    """The tokens of a document, and how many of its bytes are told up to and including each."""
+
+    ids: list[int]
+    bytes_until: list[int]
+
+
+def text(document: bytes, tokenizer: Any) -> Text:
+    """A document of UTF-8 as tokens, without any that the tokenizer would add. ValueError where they do not tell all of it."""
+    read = document.decode()
+    told = tokenizer(read, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    at = [0]  # bytes before each character
+    for letter in read:
+        at.append(at[-1] + len(letter.encode()))
+    until = [at[stop] for _, stop in told["offset_mapping"]]
+    if not until or until[-1] != len(document) or until != sorted(until):
+        raise ValueError("the tokenizer does not tell every byte of the text in its order")
+    return Text(told["input_ids"], until)
+
+
+def per_byte(bits_per_token: Sequence[float], texts: Sequence[Text], ends: Sequence[tuple[int, int]], scored: int) -> list[float]:
+    """Bits per byte of the last `scored` tokens of windows, from bits per token; (document, end) ends with token `end`."""
+    found = []
+    for bits, (document, end) in zip(bits_per_token, ends, strict=True):
+        until = texts[document].bytes_until
+        if (told := until[end] - until[end - scored]) == 0:
+            raise ValueError("the scored tokens of a window tell no byte: score more of them")
+        found.append(bits * scored / told)
+    return found
+
+
+class Symbols(nn.Module):
+    """The model as one over v symbols, ids[b n]:int<v -> logits[b n v]: each symbol is a word that is one token.
+
+    They are the first v words of the tokenizer's vocabulary, in the order of their ids: a space and letters, or letters alone
+    where there are no such. Raises Unsupported where there are fewer.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, v: int):
+        super().__init__()
+        self.checkpoint = checkpoint
+        words = single_words(checkpoint.tokenizer)
+        if len(words) < v:
+            raise Unsupported(f"its tokenizer has {len(words)} words of one token, not {v}")
+        self.register_buffer("tokens", torch.tensor(words[:v]), persistent=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        tokens = self.get_buffer("tokens")
+        return self.checkpoint(tokens[ids])[..., tokens]
+
+
+def single_words(tokenizer: Any) -> list[int]:
+    """The ids of tokens that are a space and ASCII letters, in order; of letters alone where there are none with a space."""
+    texts = {i: tokenizer.decode([i]) for i in range(len(tokenizer)) if i not in tokenizer.all_special_ids}
+    spaced = [i for i, said in texts.items() if said[:1] == " " and said[1:].isascii() and said[1:].isalpha()]
+    return spaced or [i for i, said in texts.items() if said.isascii() and said.isalpha()]

@@ -1,0 +1,145 @@
+"""Checkpoints of transformers: as they are bit by bit, and with other positions as a direct computation in float64 says."""
+
+import json
+import math
+
+import pytest
+import torch
+
+transformers = pytest.importorskip("transformers", reason="transformers is not installed: pip install -e '.[lm-eval]'")
+
+from harness import Unsupported  # noqa: E402
+from harness.connect import checkpoint as checkpoints  # noqa: E402
+
+N, T, SINKS = 41, 12, 3
+QUERY, KEY = torch.arange(N)[:, None], torch.arange(N)
+NEAR = (QUERY >= KEY) & (QUERY - KEY < T)
+
+
+@pytest.fixture(scope="module")
+def folder(checkpoint):
+    return checkpoint("llama")
+
+
+@pytest.fixture(scope="module")
+def ids():
+    return torch.randint(256, (2, N), generator=torch.Generator().manual_seed(1))
+
+
+def llama(folder, ids, distance, seen):
+    """The model in `folder`, in float64, a query `distance`[n n] away from a key that it has `seen`[n n]; no code of theirs."""
+    config = json.loads((folder / "config.json").read_text())
+    w = {name: x.double() for name, x in transformers.AutoModelForCausalLM.from_pretrained(folder).state_dict().items()}
+    heads, groups, d = config["num_attention_heads"], config["num_key_value_heads"], config["head_dim"]
+
+    def norm(x, name):
+        return x / (x.square().mean(-1, keepdim=True) + config["rms_norm_eps"]).sqrt() * w[f"{name}.weight"]
+
+    angle = distance.double()[..., None] * 10000.0 ** -(torch.arange(0, d, 2).double() / d)  # [n n d/2]
+    x = w["model.embed_tokens.weight"][ids]
+    for layer in range(config["num_hidden_layers"]):
+        name = f"model.layers.{layer}"
+        given = norm(x, f"{name}.input_layernorm")
+        q, k, v = (given @ w[f"{name}.self_attn.{part}_proj.weight"].T for part in "qkv")
+        q = q.unflatten(-1, (heads, d))
+        k, v = (part.unflatten(-1, (groups, d)).repeat_interleave(heads // groups, 2) for part in (k, v))
+        q, k = (torch.view_as_complex(torch.stack([part[..., : d // 2], part[..., d // 2 :]], -1)) for part in (q, k))
+        # The score is the real part of q e^(i distance) times k conjugated, feature by feature.
+        score = torch.einsum("bqhf,bkhf,qkf->bhqk", q, k.conj(), torch.polar(torch.ones_like(angle), angle)).real / d**0.5
+        weights = score.masked_fill(~seen, -torch.inf).softmax(-1)
+        x = x + torch.einsum("bhqk,bkhe->bqhe", weights, v).flatten(2) @ w[f"{name}.self_attn.o_proj.weight"].T
+        given = norm(x, f"{name}.post_attention_layernorm")
+        gate, up, down = (w[f"{name}.mlp.{part}_proj.weight"].T for part in ("gate", "up", "down"))
+        x = x + (torch.nn.functional.silu(given @ gate) * (given @ up)) @ down
+    return norm(x, "model.norm") @ w["lm_head.weight"].T
+
+
+WAYS = {
+    "": (QUERY - KEY, QUERY >= KEY),
+    "interpolated:4": ((QUERY - KEY) / 4, QUERY >= KEY),
+    f"lm_infinite:{SINKS}": ((QUERY - KEY).clamp(max=T), NEAR | ((SINKS > KEY) & (QUERY >= KEY))),
+    "lm_infinite:0": (QUERY - KEY, NEAR),
+    f"streaming:{SINKS}": (
+        torch.where(KEY < SINKS, QUERY.clamp(max=T - 1) - KEY, QUERY - KEY),
+        (QUERY >= KEY) & ((QUERY - KEY < T - SINKS) | (KEY < SINKS)),
+    ),
+    "streaming:0": (QUERY - KEY, NEAR),
+}
+
+
+@pytest.mark.parametrize("after", WAYS)
+def test_it_computes_what_the_paper_says(folder, ids, after):
+    found = checkpoints.load(folder, after, length=T)(ids).detach().double()
+    right = llama(folder, ids, *WAYS[after])
+    assert right.std() > 0.1  # the model says something
+    assert (found - right).abs().max() < 2e-5 * right.abs().max()
+
+
+@pytest.mark.parametrize(("one", "other"), [("", "interpolated:4"), ("", "streaming:3"), ("streaming:3", "lm_infinite:3")])
+def test_that_the_ways_differ_would_be_seen(folder, ids, one, other):
+    right, wrong = (llama(folder, ids, *WAYS[after]) for after in (one, other))
+    assert (right - wrong).abs().max() > 1e-3 * right.abs().max()
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_as_it_is_it_is_transformers_bit_by_bit(checkpoint, ids, kind):
+    plain = transformers.AutoModelForCausalLM.from_pretrained(checkpoint(kind), dtype=torch.float32).eval()
+    model = checkpoints.load(checkpoint(kind))
+    assert torch.equal(model(ids), plain(ids).logits)
+    for name, weight in plain.state_dict().items():
+        assert torch.equal(model.model.state_dict()[name], weight)
+
+
+@pytest.mark.parametrize("after", ["lm_infinite:3", "streaming:3"])
+def test_up_to_the_training_length_nothing_changes(folder, ids, after):
+    model, plain = checkpoints.load(folder, after), checkpoints.load(folder)
+    assert model.length == 64
+    with torch.no_grad():
+        assert (model(ids) - plain(ids)).abs().max() < 1e-5
+
+
+def test_what_cannot_be_is_said(checkpoint, folder, tmp_path):
+    with pytest.raises(Unsupported, match="gpt2 has no plain rotary positions"):
+        checkpoints.load(checkpoint("gpt2"), "streaming:4")
+    with pytest.raises(Unsupported, match="its positions end at 512"):
+        checkpoints.load(checkpoint("gpt2"))(torch.zeros(1, 513, dtype=torch.long))
+    for after in ("streaming", "stretched:2", "interpolated:0"):
+        with pytest.raises(ValueError, match=r"is not understood.\n  known: interpolated:N"):
+            checkpoints.load(folder, after)
+    with pytest.raises(ValueError, match="leave nothing of a cache of 3 tokens"):
+        checkpoints.load(folder, "streaming:4", length=3)
+    with pytest.raises(OSError, match="is no checkpoint folder"):
+        checkpoints.load(tmp_path)
+
+
+def test_bits_per_byte_are_bits_over_bytes(folder):
+    model = checkpoints.load(folder)
+    documents = ["naïve déjà vu, twice: 東京. ".encode() * 3, b"plain"]
+    texts = [checkpoints.text(document, model.tokenizer) for document in documents]
+    assert [found.bytes_until[-1] for found in texts] == [len(document) for document in documents]
+    assert texts[1].bytes_until == [1, 2, 3, 4, 5]
+    scored, ends = 16, [(0, 30), (0, 57)]
+    bits, right = [], []
+    for document, end in ends:
+        ids = texts[document].ids
+        p = model(torch.tensor([ids[: end + 1]]))[0].detach().double().log_softmax(-1)
+        nats = [float(p[i - 1, ids[i]]) for i in range(end - scored + 1, end + 1)]
+        bits.append(-sum(nats) / math.log(2) / scored)
+        right.append(-sum(nats) / math.log(2) / (texts[document].bytes_until[end] - texts[document].bytes_until[end - scored]))
+    assert checkpoints.per_byte(bits, texts, ends, scored) == pytest.approx(right)
+    assert right != pytest.approx(bits)  # letters of several bytes are one step of the count
+    with pytest.raises(ValueError, match="does not tell every byte"):
+        checkpoints.text(b"", model.tokenizer)
+
+
+def test_symbols_are_distinct_words_and_nothing_else_is_said(folder):
+    model = checkpoints.load(folder)
+    symbols = checkpoints.Symbols(model, 20)
+    tokens = symbols.get_buffer("tokens").tolist()
+    assert len(set(tokens)) == 20
+    assert all(model.tokenizer.decode([token]).isalpha() for token in tokens)
+    ids = torch.randint(20, (2, 9), generator=torch.Generator().manual_seed(0))
+    whole = model(torch.tensor([[tokens[i] for i in row] for row in ids.tolist()]))
+    assert torch.equal(symbols(ids), whole[:, :, tokens])
+    with pytest.raises(Unsupported, match="has 52 words of one token, not 53"):
+        checkpoints.Symbols(model, 53)
