@@ -14,6 +14,7 @@ A checkpoint has tokens of its own. Text is measured in bits per byte (`Text`, `
 v get words that are one token each (`Symbols`).
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from harness import Unsupported
 
@@ -76,11 +76,13 @@ def load(folder: str | Path, after: str = "", length: int = 0, device: str = "cp
     Raises Unsupported where the model has no such positions, ValueError where `after` is not understood, OSError where the
     folder holds no checkpoint.
     """
+    from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    AttentionInterface.register(ATTENTION, rolling_attention)
     kind, _, number = after.partition(":")
     if after and (kind not in AFTER or not number.isdigit() or (kind == "interpolated" and int(number) < 1)):
         raise ValueError(f"after={after!r} is not understood.\n  known: interpolated:N, streaming:SINKS, lm_infinite:SINKS")
-    if not (Path(folder) / "config.json").is_file():
-        raise OSError(f"{folder} is no checkpoint folder of transformers: it has no config.json")
+    _check_folder(folder)
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     length = length or config.max_position_embeddings
     if after:
@@ -94,6 +96,22 @@ def load(folder: str | Path, after: str = "", length: int = 0, device: str = "cp
     rolling = _rolling(kind, int(number), length, model) if kind in ROLLING else None
     model.config.rolling = rolling
     return Checkpoint(model, tokenizer, length, rolling)
+
+
+def digest(folder: str | Path) -> str:
+    """sha256 of all files of a checkpoint folder: which model it was that answered. OSError where it holds none."""
+    _check_folder(folder)
+    total = hashlib.sha256()
+    for path in sorted(Path(folder).iterdir()):
+        if path.is_file():
+            with path.open("rb") as file:
+                total.update(path.name.encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()[:16]
+
+
+def _check_folder(folder: str | Path) -> None:
+    if not (Path(folder) / "config.json").is_file():
+        raise OSError(f"{folder} is no checkpoint folder of transformers: it has no config.json")
 
 
 def _check_rotary(config: Any) -> None:
@@ -143,9 +161,6 @@ def turn(x: Tensor, place: Tensor, how: Rolling) -> Tensor:
     cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
     one, other = x.chunk(2, -1)
     return torch.cat([one * cos - other * sin, other * cos + one * sin], -1)
-
-
-AttentionInterface.register(ATTENTION, rolling_attention)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -110,6 +111,13 @@ def test_what_cannot_be_is_said(checkpoint, folder, tmp_path):
         checkpoints.load(folder, "streaming:4", length=3)
     with pytest.raises(OSError, match="is no checkpoint folder"):
         checkpoints.load(tmp_path)
+
+
+def test_a_digest_is_of_every_file(folder, tmp_path):
+    copied = shutil.copytree(folder, tmp_path / "copied")
+    assert checkpoints.digest(copied) == checkpoints.digest(folder)
+    (copied / "tokenizer.json").write_text((copied / "tokenizer.json").read_text() + " ")
+    assert checkpoints.digest(copied) != checkpoints.digest(folder)
 
 
 def test_bits_per_byte_are_bits_over_bytes(folder):
