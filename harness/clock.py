@@ -9,7 +9,8 @@ import math
 import random
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 Key = TypeVar("Key")
@@ -62,6 +63,19 @@ def interleaved(
         for key in rng.sample(list(makes), len(makes)):
             samples[key].append(seconds(makes[key](), device))
     return samples
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Within it torch works on one thread: times then do not hang on how many cores a worker was given, nor on who else has them."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def middle(samples: Sequence[float]) -> float:

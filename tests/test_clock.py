@@ -4,6 +4,7 @@ import random
 import time
 
 import pytest
+import torch
 
 from harness import clock
 
@@ -81,6 +82,18 @@ def test_an_interval_holds_the_median_as_often_as_it_says():
         low, high = clock.interval([rng.expovariate(1.0) for _ in range(9)])
         held += low <= 0.6931 <= high
     assert 0.95 <= held / 2000 < 0.985  # 96.1 % for nine samples
+
+
+def test_one_thread_and_then_as_many_as_before():
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        with pytest.raises(ZeroDivisionError), clock.one_thread():
+            assert torch.get_num_threads() == 1
+            _ = 1 / 0
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_too_few_samples_have_no_interval():

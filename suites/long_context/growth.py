@@ -41,9 +41,9 @@ GROWTHS: dict[str, Callable[[float], float]] = {
     "N^2": lambda n: n**2,
 }
 QUANTITIES = {
-    "prefill_s": "Time of prefill (forward, without gradients), seconds",
-    "training_s": "Time of a training step (forward and backward), seconds",
-    "step_s": f"Time of one step of generation after so many bytes ({BATCH} rows at once), seconds",
+    "prefill_s": "Time of prefill (forward, without gradients; one thread), seconds",
+    "training_s": "Time of a training step (forward and backward; one thread), seconds",
+    "step_s": f"Time of one step of generation after so many bytes ({BATCH} rows at once, one thread), seconds",
     "prefill_bytes": "Peak memory of prefill above what was there before, bytes",
     "training_bytes": "Peak memory of a training step above what was there before, gradients included, bytes",
     "state_bytes": "State after so many bytes, of one row (measured with the batch of generation), bytes",
@@ -103,7 +103,12 @@ def cost(cell: Cell) -> float:
 
 
 def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, str], None]) -> dict[str, Any]:
-    """Samples by length of each quantity, and by quantity why it ends where it does."""
+    """Samples by length of each quantity, and by quantity why it ends where it does; on one thread."""
+    with clock.one_thread():
+        return _measured(cell, contestant, progress)
+
+
+def _measured(cell: Cell, contestant: Implementation, progress: Callable[[float, str], None]) -> dict[str, Any]:
     scale, rng = scale_of(cell), torch.Generator().manual_seed(cell.seed)
     model, length = untrained(cell, contestant), scale["length"]
     lengths = [length * 2**i for i in range(scale["growth_doublings"] + 1)]

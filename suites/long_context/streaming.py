@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness import Unsupported, interval, memory
+from harness import Unsupported, clock, interval, memory
 from harness.cell import OK, Cell, Record
 from harness.implementation import Implementation
 
@@ -41,7 +41,8 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
     scale, corpus = scale_of(cell), text_of(cell)
     streams = rotations(corpus.held_out, scale["stream"], STREAMS).to(cell.device)
     done = training.trained(cell, contestant, lambda share, doing: progress(0.6 * share, doing))
-    found = read(done.model, streams, scale["length"], lambda share, doing: progress(0.6 + 0.4 * share, doing))
+    with clock.one_thread():
+        found = read(done.model, streams, scale["length"], lambda share, doing: progress(0.6 + 0.4 * share, doing))
     if not found["bits"]:
         raise Unsupported(found["stopped"])
     return {"text": corpus.name, "length": scale["length"], "streams": STREAMS, "training": done.told, **found}
@@ -123,7 +124,8 @@ def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
         titles = (
             f"Bits per byte over a stream of {n:,} bytes (stretches of {piece:,}, named by their ends, of the same bytes;"
             f" trained at {length}; {where})",
-            f"Bytes carried and time a byte over a stream of {n:,} (in a batch of {STREAMS}; median and quartiles; {where})",
+            f"Bytes carried and time a byte over a stream of {n:,} (a step over {STREAMS} streams on one thread; median,"
+            f" quartiles; {where})",
         )
         for (subject, device), group in groupby(asked, key=lambda r: (r.cell.subject, r.cell.device)):
             of_model = list(group)
