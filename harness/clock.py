@@ -67,7 +67,7 @@ def interleaved(
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Within it torch works on one thread: times then do not hang on how many cores a worker was given, nor on who else has them."""
+    """Within it torch works on one thread: times then do not hang on how many cores a worker was given."""
     import torch
 
     before = torch.get_num_threads()

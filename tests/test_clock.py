@@ -88,9 +88,8 @@ def test_one_thread_and_then_as_many_as_before():
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
-        with pytest.raises(ZeroDivisionError), clock.one_thread():
+        with clock.one_thread():
             assert torch.get_num_threads() == 1
-            _ = 1 / 0
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
