@@ -7,7 +7,7 @@ from harness.specs._decoder import Mix, a_batch_is_its_rows, join, sharp, split
 from harness.specs.attention import attention
 from harness.specs.rotary import rotary
 
-CONTRACT = "ids[b n]:int<v -> logits[b v]"
+ONE_ANSWER = "ids[b n]:int<v -> logits[b v]"
 
 
 def full_rotary(h: int) -> Mix:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from harness.spec import Bunch, spec
 from harness.specs._decoder import PARAMETERS, SIZES, Mix, join, layers, linear, norm, split
-from harness.specs._encoder import CONTRACT, full_rotary, give_laws
+from harness.specs._encoder import ONE_ANSWER, full_rotary, give_laws
 from harness.specs._segments import blocks, causal_rotary
 from harness.specs.attention import attention
 from harness.specs.rotary import rotary
@@ -49,7 +49,7 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-@spec(CONTRACT, parameters="segments.weight[g d], special.cls[d]," + PARAMETERS, cases=CASES, **SIZES, g=4)
+@spec(ONE_ANSWER, parameters="segments.weight[g d], special.cls[d]," + PARAMETERS, cases=CASES, **SIZES, g=4)
 def hat(ids: Tensor, parameters: dict[str, Tensor], *, h: int = 4, t: int = 64, layout: str = "SD") -> Tensor:
     size = t // len(parameters["segments.weight"])
     return _with(ids.split(size, 1), parameters, layout, full_rotary(h), across_segments(unplaced(h)))

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from harness.spec import Bunch, spec
 from harness.specs._decoder import PARAMETERS, SIZES, Mix, join, layers, linear, norm, split
-from harness.specs._encoder import CONTRACT, full_rotary, give_laws
+from harness.specs._encoder import ONE_ANSWER, full_rotary, give_laws
 from harness.specs._segments import blocks, causal_rotary
 from harness.specs.attention import attention
 from harness.specs.rotary import rotary
@@ -45,7 +45,7 @@ CASES = {
 }
 
 
-@spec(CONTRACT, parameters="memory.weight[m d], special.cls[d], special.sep[d]," + PARAMETERS, cases=CASES, **SIZES, m=5)
+@spec(ONE_ANSWER, parameters="memory.weight[m d], special.cls[d], special.sep[d]," + PARAMETERS, cases=CASES, **SIZES, m=5)
 def rmt_encoder(ids: Tensor, parameters: dict[str, Tensor], *, h: int = 4, t: int = 64) -> Tensor:
     return _with(short_first(ids, t // 4), parameters, full_rotary(h))
 
