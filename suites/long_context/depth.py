@@ -115,7 +115,7 @@ def pictures(records: Sequence[Record]) -> dict[str, Any]:
         for record in records:
             if record.cell.settings["scale"] == scale and record.outcome == OK:
                 by_model.setdefault(drawing.short(record.cell.subject), []).append(record.values["recall"])
-        found["depth" + ("" if scale == "default" else f" {scale}")] = _maps(by_model, lengths(SCALES[scale]["length"]))
+        found["depth" + ("" if scale == "default" else f" {scale}")] = _maps(by_model, SCALES[scale]["length"])
     return found
 
 
@@ -134,14 +134,14 @@ def _row(by_seed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return row
 
 
-def _maps(by_model: Mapping[str, Sequence[Mapping[str, Any]]], sizes: Sequence[int]) -> "Figure":
+def _maps(by_model: Mapping[str, Sequence[Mapping[str, Any]]], length: int) -> "Figure":
     """Depth downwards, length to the right, one shade scale for all; what is unsupported stays blank, with a cross."""
     import matplotlib
 
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    names = sorted(by_model)
+    names, sizes = sorted(by_model), lengths(length)
     columns = min(COLUMNS, len(names))
     rows = -(-len(names) // columns)
     drawn, axes = pyplot.subplots(
@@ -165,12 +165,13 @@ def _maps(by_model: Mapping[str, Sequence[Mapping[str, Any]]], sizes: Sequence[i
             for j, share in enumerate(row):
                 if share is None:
                     axis.text(j, i, "×", ha="center", va="center", color="gray", fontsize=7)
+        axis.axvline(sizes.index(length) + 0.5, color="white", linewidth=1.5)
         axis.set_title(names[place], fontsize=8)
         axis.set_xticks(range(len(sizes)), [f"{n:,}" for n in sizes], rotation=90, fontsize=6)
         axis.set_yticks(range(len(DEPTHS)), [f"{depth:g}" for depth in DEPTHS], fontsize=6)
         if place >= len(names) - columns:
             axis.tick_params(labelbottom=True)
-    drawn.supxlabel("bytes of the window", fontsize=8)
+    drawn.supxlabel("bytes of the window; left of the white line as long as in training", fontsize=8)
     drawn.supylabel("depth of the facts (0: first, 1: last)", fontsize=8)
     if image is not None:
         bar = drawn.colorbar(image, ax=axes, shrink=0.8, aspect=30)

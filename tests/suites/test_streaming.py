@@ -139,6 +139,22 @@ def test_each_stretch_is_scored_on_the_same_bytes():
     assert streaming.change(values, LENGTH, N) == pytest.approx([0.0] * 60)
 
 
+class Counts(nn.Module):
+    """Foretells the byte after the one it is given, but knows nothing in its first block."""
+
+    def step(self, ids: torch.Tensor, state: int | None = None) -> tuple[torch.Tensor, int]:
+        at = state or 0
+        right = 50.0 * (at >= 2 * LENGTH) * nn.functional.one_hot((ids + 1) % 256, 256)
+        return right, at + 1
+
+
+def test_the_next_byte_is_scored_and_the_first_block_of_a_stretch_is_not():
+    values = streaming.read(Counts(), streaming.rotations([bytes(range(256)) * 8], N, streaming.STREAMS), LENGTH)
+    assert values["bits"][0] == pytest.approx([8.0] * 4)
+    assert values["bits"][1] == pytest.approx([0.0] * 4)
+    assert streaming.samples(values, 0, LENGTH, N) == pytest.approx(streaming.samples(values, 1, LENGTH, N))
+
+
 def record(subject: str, values: dict[str, Any], seed: int = 0) -> Record:
     spec, _, name = subject.partition("/")
     name, _, variant = name.partition(":")
