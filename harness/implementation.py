@@ -161,6 +161,13 @@ def _check_facts(facts: Mapping[str, Any], cell: Cell) -> None:
         raise ContractError(f"no variant {cell.variant!r}.{catalogue.suggestion(cell.variant, facts.get('variants', {}))}")
 
 
+def check_compiled(cell: Cell) -> None:
+    """Unsupported where the kernels of an implementation would be interpreted: there nothing is trained and nothing timed."""
+    requires = catalogue.implementation(cell.spec, cell.implementation).facts.get("requires", ())
+    if cell.device == "cpu" and "triton" in requires:
+        raise Unsupported("its kernels are interpreted on the CPU: there they are judged, not trained or timed")
+
+
 def _choose_triton(device: str) -> None:
     """Kernels are interpreted on the CPU: Triton wants to know before it is imported."""
     if device == "cpu":

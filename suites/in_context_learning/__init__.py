@@ -7,7 +7,7 @@ import torch
 
 from harness import judge, terms
 from harness.cell import OK, Answer, Cell, Record
-from harness.implementation import Implementation
+from harness.implementation import Implementation, check_compiled
 from harness.plan import Selection
 
 from . import tables, training
@@ -49,6 +49,7 @@ def cost(cell: Cell) -> float:
 
 def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, str], None]) -> Answer:
     """Check the model against its reference, train it on the probe or take its trained weights, measure it in context."""
+    check_compiled(cell)
     torch.set_flush_denormal(True)
     progress(0.0, "checked against its reference")
     checked = judge.whole(contestant, terms.options_of(cell), cell.seed, cell.device)

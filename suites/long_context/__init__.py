@@ -16,7 +16,7 @@ import torch
 
 from harness import judge, terms
 from harness.cell import OK, Answer, Cell, Record
-from harness.implementation import Implementation
+from harness.implementation import Implementation, check_compiled
 from harness.plan import Selection
 
 from . import depth, extrapolation, facts, growth, memory_tasks, streaming
@@ -57,6 +57,7 @@ def cost(cell: Cell) -> float:
 
 def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, str], None]) -> Answer:
     """Check the model against its reference, then do its task."""
+    check_compiled(cell)
     torch.set_flush_denormal(True)
     progress(0.0, "checked against its reference")
     checked = judge.whole(contestant, terms.options_of(cell), cell.seed, cell.device)

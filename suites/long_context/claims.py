@@ -35,6 +35,7 @@ class Claim:
     by_less: bool = False
 
 
+FLASH = "transformer_rope/triton_flash"
 ROPE, ALIBI, RETNET = "transformer_rope/torch_sdpa", "transformer_alibi/torch_sdpa", "retnet/torch_parallel"
 LM_INFINITE, STREAMING = "transformer_lm_infinite/torch_blocks", "transformer_streaming/torch_blocks"
 INTERPOLATED, QUANTIZED = "transformer_interpolated/torch_sdpa", "transformer_quantized/torch_plain"
@@ -63,6 +64,7 @@ CLAIMS = (
     ),
     Claim("a sliding window holds at 16 times", "2310.06825", Row(WINDOW, 16), Row(WINDOW, 1), HOLDS, by_less=True),
     Claim("RetNet holds at 16 times", "2307.08621", Row(RETNET, 16), Row(RETNET, 1), HOLDS, by_less=True),
+    Claim("the Triton kernel gives torch's curve", "2307.08691", Row(FLASH, 16), Row(ROPE, 16), HOLDS, by_less=True),
     Claim("LLM.int8() costs nothing", "2208.07339", Row(f"{QUANTIZED}:llm_int8", 1), Row(ROPE, 1), 0.01, by_less=True),
     Claim("NF4 is better than 4-bit absmax", "2305.14314", Row(f"{QUANTIZED}:absmax_int4", 1), Row(f"{QUANTIZED}:nf4", 1)),
     Claim(
