@@ -3,8 +3,9 @@
 The models are untrained, with the sizes of the scale: neither time nor memory hangs on values here. Lengths double from the
 training length on, until a call takes too long for the budget. The exponent is the slope of a straight line through the three
 longest lengths, in logarithms: least squares in each round of the clock, which visits all lengths, and the median of these slopes
-with its 95 % interval. Costs are sums of powers with positive weights, so slopes only steepen with length: one that is too flat
-and steepens says nothing yet, one that is too steep will not flatten.
+with its 95 % interval. What papers say are upper bounds, of lengths without end: growth at these lengths can confirm them, or
+refute them where it is steeper and does not flatten. Flatter growth refutes nothing, for what is constant may hide the rest. Nor
+does any where the lengths end before 16 times the training length: models work in chunks, and may be quadratic within one.
 """
 
 import copy
@@ -32,7 +33,8 @@ BATCH = 8  # of generation: with one row, what a step costs beside its state hid
 LARGEST = 2 * 2**30  # bytes that a call may need at its peak
 FITTED = 3  # longest lengths, through which the line goes
 TOLERANCE = 0.15  # of an exponent
-STEEPENS = 0.05  # exponent of the last doubling above that of the one before
+BENDS = 0.05  # exponent of the last doubling above or below that of the one before
+FAR_TIMES = 16  # training lengths, to which growth must be measured for a verdict
 GROWTHS: dict[str, Callable[[float], float]] = {
     "1": lambda n: 1.0,
     "N": lambda n: n,
@@ -41,12 +43,12 @@ GROWTHS: dict[str, Callable[[float], float]] = {
     "N^2": lambda n: n**2,
 }
 QUANTITIES = {
-    "prefill_s": "Time of prefill (forward, without gradients; one thread), seconds",
-    "training_s": "Time of a training step (forward and backward; one thread), seconds",
-    "step_s": f"Time of one step of generation after so many bytes ({BATCH} rows at once, one thread), seconds",
-    "prefill_bytes": "Peak memory of prefill above what was there before, bytes",
-    "training_bytes": "Peak memory of a training step above what was there before, gradients included, bytes",
-    "state_bytes": "State after so many bytes, of one row (measured with the batch of generation), bytes",
+    "prefill_s": "Time of prefill (seconds; forward without gradients, one row, one thread)",
+    "training_s": "Time of a training step (seconds; forward and backward, one row, one thread)",
+    "step_s": f"Time of a step of generation (seconds, after so many bytes; {BATCH} rows at once, one thread)",
+    "prefill_bytes": "Peak memory of prefill (bytes above what was there before)",
+    "training_bytes": "Peak memory of a training step (bytes above what was there before, gradients included)",
+    "state_bytes": "State of generation (bytes of a row, after so many bytes)",
 }
 # What the papers say of each architecture, with the arXiv numbers where they say it.
 ATTENTION = {
@@ -241,12 +243,12 @@ def generation(
 
 @dataclass(frozen=True)
 class Fit:
-    """An exponent, its 95 % interval (None: too few rounds), the lengths it was fitted to, and whether slopes still steepen."""
+    """An exponent, its 95 % interval (None: too few rounds), its lengths, and by how much slopes rise along them."""
 
     exponent: float
     interval: tuple[float, float] | None
     lengths: tuple[int, ...]
-    steepens: bool
+    bend: float
 
 
 def fit(by_length: Mapping[str, Sequence[float]]) -> Fit | None:
@@ -262,7 +264,7 @@ def fit(by_length: Mapping[str, Sequence[float]]) -> Fit | None:
     local = [slope(lengths[i : i + 2], middles[i : i + 2]) for i in range(FITTED - 1)]
     exponent = clock.middle(slopes)
     interval = (exponent, exponent) if len(slopes) == 1 else clock.interval(slopes)
-    return Fit(exponent, interval, lengths, local[-1] > local[-2] + STEEPENS)
+    return Fit(exponent, interval, lengths, local[-1] - local[-2])
 
 
 def slope(lengths: Sequence[float], values: Sequence[float]) -> float:
@@ -272,19 +274,24 @@ def slope(lengths: Sequence[float], values: Sequence[float]) -> float:
     return sum((a - middle) * b for a, b in zip(x, y, strict=True)) / sum((a - middle) ** 2 for a in x)
 
 
-def verdict(found: Fit | None, claimed: str) -> str:
-    """Whether growth is as claimed: `confirmed` where the interval lies within TOLERANCE of the claim at these very lengths."""
+def verdict(found: Fit | None, claimed: str, far: int = 0) -> str:
+    """Whether growth is as claimed: `confirmed` where the interval lies within TOLERANCE of the claim at these very lengths.
+
+    Nothing is said of lengths that end before `far`.
+    """
     if found is None:
         return f"cannot tell: fewer than {FITTED} lengths"
+    if found.lengths[-1] < far:
+        return f"cannot tell: measured up to {found.lengths[-1]:,} only"
     if found.interval is None:
         return "cannot tell: too few rounds"
     (low, high), wanted = found.interval, slope(found.lengths, [GROWTHS[claimed](n) for n in found.lengths])
     if wanted - TOLERANCE <= low and high <= wanted + TOLERANCE:
         return "confirmed"
     if low > wanted + TOLERANCE:
-        return "refuted: it grows faster"
+        return "cannot tell: it flattens still" if found.bend < -BENDS else "refuted: it grows faster"
     if high < wanted - TOLERANCE:
-        return "cannot tell: it steepens still" if found.steepens else "refuted: it grows slower"
+        return "cannot tell: it steepens still" if found.bend > BENDS else "cannot tell: slower so far"
     return "cannot tell: the interval is too wide"
 
 
@@ -301,7 +308,7 @@ def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
         claimed = CLAIMED.get(mates[0].cell.spec, {})
         model = {"model": subject} | ({"device": device} if device != "cpu" else {})
         for key, told in QUANTITIES.items():
-            title = f"{told}{'' if scale == 'default' else f' (scale {scale})'}"
+            title = f"{told}{'' if scale == 'default' else f', scale {scale}'}"
             notes = [*failed, *(ended for values in good if "unsupported" in (ended := values["ended"][key]))]
             asked = [values[key] for values in good]
             if key.endswith("bytes"):
@@ -329,7 +336,7 @@ def _row(by_seed: Sequence[Mapping[str, Sequence[float]]], length: int, claimed:
         "low": None if low is None else round(low, 2),
         "high": None if high is None else round(high, 2),
         "the papers": claimed or None,
-        "verdict": verdict(found, claimed) if claimed and middles else None,
+        "verdict": verdict(found, claimed, FAR_TIMES * length) if claimed and middles else None,
     }
 
 
@@ -349,7 +356,7 @@ def pictures(records: Sequence[Record]) -> dict[str, Any]:
                 replace(r, values={key: {n: [clock.middle(of)] for n, of in r.values[key].items() if clock.middle(of) > 0}})
                 for r in mates
             ]
-            label = f"{told.partition(' (')[0].partition(' above')[0]}, {'seconds' if key.endswith('_s') else 'bytes'}"
+            label = f"{told.partition(' (')[0]}, {'seconds' if key.endswith('_s') else 'bytes'}"
             title = f"growth {key.replace('_', ' ')}{where}"
             found[title] = drawing.figure(medians, key, label, SCALES[scale]["length"], paired=False, log=True)
     return found

@@ -28,12 +28,12 @@ def test_an_exact_power_is_found_and_confirmed_and_no_other(power: float):
     found = growth.fit(samples(power))
     assert found.exponent == pytest.approx(power)
     assert found.interval == (pytest.approx(power), pytest.approx(power))
-    assert (found.lengths, found.steepens) == ((512, 1024, 2048), False)
+    assert (found.lengths, found.bend) == ((512, 1024, 2048), pytest.approx(0))
     told = {claimed: growth.verdict(found, claimed) for claimed in ("1", "N", "N^(4/3)", "N^2")}
     powers = {"1": 0, "N": 1, "N^(4/3)": 4 / 3, "N^2": 2}
     for claimed, said in told.items():
         faster, slower = power > powers[claimed] + 0.1, power < powers[claimed] - 0.1
-        assert said == ("refuted: it grows faster" if faster else "refuted: it grows slower" if slower else "confirmed")
+        assert said == ("refuted: it grows faster" if faster else "cannot tell: slower so far" if slower else "confirmed")
 
 
 def test_a_logarithm_counts_at_the_lengths_measured():
@@ -56,6 +56,15 @@ def test_what_steepens_still_is_not_refuted():
     assert 1.2 < found.exponent < 1.8
     assert growth.verdict(found, "N^2") == "cannot tell: it steepens still"
     assert growth.verdict(found, "N") == "refuted: it grows faster"
+
+
+def test_what_flattens_still_or_ends_early_is_not_refuted():
+    """Quadratic within a chunk of 1,024, linear beyond."""
+    chunked = {n: [1e-6 * int(n) * min(int(n), 1024)] * 9 for n in samples(1.0)}
+    assert growth.verdict(growth.fit(chunked), "N") == "cannot tell: it flattens still"
+    within = {n: of for n, of in chunked.items() if int(n) <= 1024}
+    assert growth.verdict(growth.fit(within), "N") == "refuted: it grows faster"
+    assert growth.verdict(growth.fit(within), "N", far=2048) == "cannot tell: measured up to 1,024 only"
 
 
 def test_bytes_are_exact_and_few_samples_are_too_few():
@@ -169,7 +178,7 @@ def test_tables_and_pictures():
     frames = suite.table(records)
     assert len(frames) == len(growth.QUANTITIES)
     for title, told in zip(frames, growth.QUANTITIES.values(), strict=True):
-        assert title == f"{told} (scale smoke)"
+        assert title == f"{told}, scale smoke"
     prefill = next(iter(frames.values())).set_index("model")
     assert prefill.exponent.dropna().to_dict() == {"mine/x": 1.0, "retnet/x": 1.0, "transformer_rope/x": 2.0}
     assert prefill.verdict["retnet/x"] == prefill.verdict["transformer_rope/x"] == "confirmed"
