@@ -198,8 +198,8 @@ def per_byte(bits_per_token: Sequence[float], texts: Sequence[Text], ends: Seque
 class Symbols(nn.Module):
     """The model as one over v symbols, ids[b n]:int<v -> logits[b n v]: each symbol is a word that is one token.
 
-    They are the first v words of the tokenizer's vocabulary, in the order of their ids: a space and letters, or letters alone
-    where there are no such. Raises Unsupported where there are fewer.
+    They are the first v words of the tokenizer's vocabulary, in the order of their ids, see `single_words`. Raises Unsupported
+    where there are fewer.
     """
 
     def __init__(self, checkpoint: Checkpoint, v: int):
@@ -216,7 +216,7 @@ class Symbols(nn.Module):
 
 
 def single_words(tokenizer: Any) -> list[int]:
-    """The ids of tokens that are a space and ASCII letters, in order; of letters alone where there are none with a space."""
+    """The ids of tokens that are a space and three ASCII letters or more, in order; of letters alone where there are no such."""
     texts = {i: tokenizer.decode([i]) for i in range(len(tokenizer)) if i not in tokenizer.all_special_ids}
-    spaced = [i for i, said in texts.items() if said[:1] == " " and said[1:].isascii() and said[1:].isalpha()]
+    spaced = [i for i, said in texts.items() if said[:1] == " " and len(said) > 3 and said[1:].isascii() and said[1:].isalpha()]
     return spaced or [i for i, said in texts.items() if said.isascii() and said.isalpha()]
