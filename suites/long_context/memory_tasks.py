@@ -145,7 +145,7 @@ def _figure(good: Sequence[Record], trained_on: int) -> "Figure":
     from matplotlib import pyplot
 
     tasks = [task for task in facts.NAMES if any(r.cell.case == task for r in good)]
-    models = list(dict.fromkeys(r.cell.subject for r in good))
+    models = sorted({r.cell.subject for r in good})
     drawn, axes = pyplot.subplots(
         1, len(tasks), figsize=(2.2 + 3.6 * len(tasks), 4.2), sharey=True, squeeze=False, layout="constrained"
     )
@@ -155,9 +155,20 @@ def _figure(good: Sequence[Record], trained_on: int) -> "Figure":
             measured = {k: found for k in SEGMENTS if (found := [of[str(k)] for of in own if not isinstance(of[str(k)], str)])}
             points = {k: interval.of_trials_and_seeds(found) for k, found in measured.items()}
             middle, width = ([point[side] for point in points.values()] for side in (0, 1))
+            thick = 1 + 3 * (1 - i / len(models))  # what lies beneath another is seen on both sides of it
             style = {"color": f"C{i % 10}", "linestyle": ("-", "--", ":")[i // 10 % 3]}
             x = [k * 2 ** (0.04 * (i - (len(models) - 1) / 2)) for k in points]  # side by side where they are alike
-            axis.errorbar(x, middle, width, marker="o", markersize=3, label=drawing.short(model), **style)
+            axis.errorbar(
+                x,
+                middle,
+                width,
+                elinewidth=1,
+                linewidth=thick,
+                marker="o",
+                markersize=2 + thick,
+                label=drawing.short(model),
+                **style,
+            )
         axis.axvline(trained_on, color="gray", linewidth=0.8)
         axis.axhline(facts.CHANCE, color="gray", linewidth=0.8, linestyle=":")
         axis.set_xscale("log", base=2)
