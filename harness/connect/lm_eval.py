@@ -99,27 +99,14 @@ class HarnessLM(LM):
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """Of each (context, options): the likeliest byte, one after the other, until one of `until` or `max_gen_toks` bytes."""
-        answers = [""] * len(requests)
-        todo = [(_bytes(context) or [NEW_LINE], _options(options)) for context, options in _arguments(requests)]
-        for rows in self._batches([len(context) for context, _ in todo]):
-            texts, most = [list(todo[row][0]) for row in rows], max(todo[row][1][1] for row in rows)
-            starts = [len(text) for text in texts]
-            going = list(range(len(rows)))
-            for _ in range(most):
-                if not going:
-                    break
-                logits = self._last_logits([texts[i] for i in going])
-                for i, byte in zip(list(going), logits.argmax(-1).tolist(), strict=True):
-                    texts[i].append(byte)
-                    until, limit = todo[rows[i]][1]
-                    said = bytes(texts[i][starts[i] :])
-                    if len(said) >= limit or any(stop in said for stop in until):
-                        going.remove(i)
-            for i, row in enumerate(rows):
-                said = bytes(texts[i][starts[i] :])[: todo[row][1][1]]
-                for stop in todo[row][1][0]:
-                    said = said.split(stop)[0]
-                answers[row] = said.decode(errors="replace")
+        contexts = [self._kept(_bytes(context) or [NEW_LINE], 1) for context, _ in _arguments(requests)]
+        options, answers = [_options(options) for _, options in _arguments(requests)], [""] * len(requests)
+        for rows in self._batches([len(context) for context in contexts]):
+            said = self._continued([contexts[row] for row in rows], [options[row] for row in rows])
+            for row, text in zip(rows, said, strict=True):
+                for stop in options[row][0]:
+                    text = text.split(stop)[0]
+                answers[row] = text.decode(errors="replace")
         for request, answer in zip(requests, answers, strict=True):
             self.cache_hook.add_partial("generate_until", request.args, answer)
         return answers
@@ -139,11 +126,19 @@ class HarnessLM(LM):
         return answers
 
     @torch.inference_mode()
-    def _last_logits(self, texts: Sequence[list[int]]) -> Tensor:
-        """logits[b v] of what comes after each text."""
-        kept = [self._kept(text, 1) for text in texts]
-        logits = self._logits(kept)
-        return torch.stack([row[len(text) - 1] for row, text in zip(logits, kept, strict=True)])
+    def _continued(self, contexts: Sequence[list[int]], options: Sequence[tuple[list[bytes], int]]) -> list[bytes]:
+        """What is said after each context, up to and including what ends it; the last max_length bytes are read each time."""
+        said = [b""] * len(contexts)
+
+        def goes_on(i: int) -> bool:
+            until, most = options[i]
+            return len(said[i]) < most and not any(stop in said[i] for stop in until)
+
+        while going := [i for i in range(len(said)) if goes_on(i)]:
+            texts = [[*contexts[i], *said[i]][-self.max_length :] for i in going]  # all of it where max_length is 0
+            for i, text, logits in zip(going, texts, self._logits(texts), strict=True):
+                said[i] += bytes([int(logits[len(text) - 1].argmax())])
+        return said
 
     def _logits(self, texts: Sequence[list[int]]) -> Tensor:
         """logits[b n v] of texts that are filled up to the longest; the filling comes after them, where no position sees it."""

@@ -180,6 +180,12 @@ def test_a_context_that_is_too_long_is_refused_or_cut_and_said():
     model = HarnessLM(**learned, max_length=32)
     assert model.loglikelihood([request]) == model.loglikelihood([asked("loglikelihood", text[8:], "b")])
     assert model.get_model_info()["harness_texts_cut"] == 1
+    (said,) = model.generate_until([asked("generate_until", text, {"until": [], "max_gen_toks": 4})])
+    ids = list(text.encode())
+    for _ in range(4):
+        ids.append(int(model.asked.module(torch.tensor([ids[-32:]]))[0, -1].argmax()))
+    assert said == bytes(ids[40:]).decode(errors="replace")
+    assert model.get_model_info()["harness_texts_cut"] == 2  # texts, not steps
     with pytest.raises(Unsupported, match="does not fit"):
         model.loglikelihood([asked("loglikelihood", "a", "b" * 40)])
 
