@@ -247,7 +247,7 @@ CONSTANT = {
     "retnet/torch_parallel": ("RetNet carries constant bytes", "2307.08621"),
     "rwkv4/torch_chunks": ("RWKV carries constant bytes", "2305.13048"),
     "linear_transformer/torch_chunks": ("a linear transformer carries constant bytes", "2006.16236"),
-    "lstm_lm/torch_lstm": ("an LSTM carries constant bytes", "10.1162/neco.1997.9.8.1735"),
+    "lstm_lm/torch_lstm": ("an LSTM carries constant bytes", "doi:10.1162/neco.1997.9.8.1735"),
     f"{STREAMING}:four_sinks": ("a rolling cache carries constant bytes", "2309.17453"),
     "rmt/torch_sdpa": ("RMT carries constant bytes", "2304.11062"),
     "infinity_former/torch_sdpa": ("the infinity-former carries constant bytes", "2109.00301"),
