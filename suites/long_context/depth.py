@@ -2,6 +2,7 @@
 
 A window is a trial of `recall` laid out by depth: some text that opens it, then text, the facts, text again, the questions. Depth
 0 is right after the opening, depth 1 right before the questions. Windows of one length differ in where their facts stand alone.
+A pass key, to be copied digit by digit, is not asked for: models of this size and training are at chance even in short windows.
 """
 
 import random
