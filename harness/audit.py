@@ -32,6 +32,9 @@ STATUSES = ("equivalent", "caught", "survived")
 PLAIN = "plain code"
 DEFAULT = ("float32", "bfloat16")
 # What may be said of an audit, and the values that are known beforehand.
+# Tables that only an audit in full makes.
+PLAIN_REJECTED, BY = "How often each rule rejects plain code in the tested dtype", "What each {} catches"
+IN_FULL = (PLAIN_REJECTED, BY.format("family"), BY.format("case"))
 WORDS = {"case": (), "family": (), "dtype": tuple(DTYPES), "detail": ("first", "full"), "results": ()}
 
 
@@ -431,7 +434,7 @@ def tables(audit: Audit) -> "dict[str, pd.DataFrame]":
         "What is no mistake": worst.loc[worst.argument != "", ["spec", "where", "name", "argument"]],
     }
     if audit.full:
-        found["How often each rule rejects plain code in the tested dtype"] = _plain(audit)
+        found[PLAIN_REJECTED] = _plain(audit)
         by = real[["spec", "name", "dtype", "by"]].explode("by").dropna(subset="by")
         by["case"], by["family"] = by["by"].str[0], by["by"].str[1]
         for what in ("family", "case"):
@@ -440,7 +443,7 @@ def tables(audit: Audit) -> "dict[str, pd.DataFrame]":
             each = rows.groupby(["spec", what], sort=False).agg(caught=("name", "size"), alone=("alone", "sum")).reset_index()
             total = real.groupby("spec").size().rename("of")
             each = each.join(total, on="spec").rename(columns={"alone": "caught by no other"})
-            found[f"What each {what} catches"] = each[["spec", what, "caught", "caught by no other", "of"]]
+            found[BY.format(what)] = each[["spec", what, "caught", "caught by no other", "of"]]
     return found
 
 
@@ -456,6 +459,8 @@ def _plain(audit: Audit) -> "pd.DataFrame":
 
 def write(audit: Audit, folder: Path) -> list[Path]:
     """Write the tables as CSV, and all of them as one page, in the place of what they say of these specs; return the files."""
+    import pandas as pd
+
     from harness import report
 
     place = folder / "audit"
@@ -463,8 +468,14 @@ def write(audit: Audit, folder: Path) -> list[Path]:
     frames = tables(audit)
     files = {title: place / f"{'-'.join(title.lower().split())}.csv" for title in frames}
     found = {title: _beside(frame, files[title], {w.spec for w in audit.wrong}) for title, frame in frames.items()}
-    detail = "each asked in every case and input family" if audit.full else "each asked up to the first catch"
-    origin = f"Written by `harness audit`; do not edit. {detail.capitalize()}, on {machine.describe()}."
+    for title in () if audit.full else IN_FULL:
+        file = place / f"{'-'.join(title.lower().split())}.csv"
+        if file.exists():  # of other specs, which were asked in every case and family
+            files[title], found[title] = file, _beside(pd.DataFrame(), file, {w.spec for w in audit.wrong})
+    origin = (
+        "Written by `harness audit`; do not edit. Each wrong function is asked up to the first catch or, with detail=full, in every"
+        f" case and family: the tables of cases and families are of the specs asked so. On {machine.describe()}."
+    )
     page = place / "README.md"
     page.write_text(f"# Audit\n\n{origin}\n\n{report.render(found, 'markdown')}\n")
     for title, frame in found.items():
