@@ -473,8 +473,8 @@ def write(audit: Audit, folder: Path) -> list[Path]:
         if file.exists():  # of other specs, which were asked in every case and family
             files[title], found[title] = file, _beside(pd.DataFrame(), file, {w.spec for w in audit.wrong})
     origin = (
-        "Written by `harness audit`; do not edit. Each wrong function is asked up to the first catch or, with detail=full, in every"
-        f" case and family: the tables of cases and families are of the specs asked so. On {machine.describe()}."
+        "Written by `harness audit`; do not edit. Each wrong function is asked up to the first catch, or with detail=full in all"
+        f" cases and families: the tables of cases and families are of the specs asked so. On {machine.describe()}."
     )
     page = place / "README.md"
     page.write_text(f"# Audit\n\n{origin}\n\n{report.render(found, 'markdown')}\n")

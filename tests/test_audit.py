@@ -158,6 +158,11 @@ def test_what_is_published_of_other_specs_stays(first: Audit, tmp_path: Path):
     found = pd.read_csv(file)
     assert list(found.spec) == ["layer_norm", "rms_norm", "rms_norm"]
     assert "| layer_norm" in (tmp_path / "audit" / "README.md").read_text()
+    in_full = tmp_path / "audit" / "what-each-family-catches.csv"
+    in_full.write_text("spec,family,caught\nlayer_norm,faint,3\nrms_norm,faint,2\n")
+    audit.write(first, tmp_path)
+    assert list(pd.read_csv(in_full).spec) == ["layer_norm"], "asked less now, so what it caught by family is not known"
+    assert "## What each family catches" in (tmp_path / "audit" / "README.md").read_text()
 
 
 def test_a_wrong_function_that_survives_in_one_dtype_has_survived():
