@@ -38,12 +38,14 @@ def export(path: str | Path, words: Mapping[str, Any], report: Report) -> Cell:
     WrongRequest where they choose none or several, or where the suite has no trained models.
     """
     chosen, suite = plan.selection(words)
-    cells = plan.cells(chosen, suite)
-    if len(cells) > 1:
-        subjects = ", ".join(dict.fromkeys(f"{cell.subject} {cell.case} seed={cell.seed}" for cell in cells))
-        raise plan.WrongRequest(f"a file holds one model, but this chooses {len(cells)}: {subjects}\n  Say spec= impl= variant=")
     if not hasattr(training := getattr(suite, "training", None), "trained"):
         raise plan.WrongRequest(f"suite={chosen.words['suite']} has no trained language models to export")
+    cells = plan.cells(chosen, suite)
+    if len(cells) > 1:
+        some = ", ".join(f"{cell.subject} {cell.case} seed={cell.seed}" for cell in cells[:3])
+        raise plan.WrongRequest(
+            f"a file holds one model, but this chooses {len(cells)}, such as {some}.\n  Say spec= impl= variant="
+        )
     cell = cells[0]
     done = training.trained(cell, Implementation.of(cell), report)  # type: ignore[union-attr]
     named = {"spec": cell.spec, "implementation": cell.implementation, "variant": cell.variant}
