@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness import Unsupported, memory
+from harness import memory
 
 KIB = 1024
 
@@ -71,9 +71,11 @@ def test_the_same_call_has_the_same_peak():
     assert len({memory.peak(lambda: layer(x).relu().sum().backward() or layer.zero_grad()) for _ in range(3)}) == 1
 
 
-def test_peak_memory_elsewhere_is_unsupported():
-    with pytest.raises(Unsupported, match="on cpu only, not on cuda"):
-        memory.peak(lambda: None, "cuda")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_peak_on_a_gpu():
+    given = floats(500).cuda()
+    assert memory.peak(lambda: given.exp().exp(), "cuda") == 1000 * KIB
+    assert memory.peak(lambda: given.view(5, -1), "cuda") == 0
 
 
 @dataclass

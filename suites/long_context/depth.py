@@ -176,7 +176,7 @@ def _maps(by_model: Mapping[str, Sequence[Mapping[str, Any]]], length: int) -> "
     drawn.supylabel("depth of the facts (0: first, 1: last)", fontsize=8)
     if image is not None:
         bar = drawn.colorbar(image, ax=axes, shrink=0.8, aspect=30)
-        bar.set_label(f"share recalled; red: chance, {recall.CHANCE:g}; ×: unsupported", fontsize=8)
+        bar.set_label(f"share recalled\nred: chance, {recall.CHANCE:g}; ×: unsupported", fontsize=7)
         bar.ax.axhline(recall.CHANCE, color="red", linewidth=2)
     pyplot.close(drawn)
     return drawn
