@@ -49,6 +49,7 @@ FACTS: dict[str, tuple[Callable[[Any], bool], str]] = {
         'compiles = {"wide": {"n": 2048, "d": 128}}',
     ),
     "weights_of": (lambda fact: isinstance(fact, str) and "/" in fact, 'weights_of = "transformer_rope/torch_sdpa"'),
+    "takes_model": (lambda fact: isinstance(fact, bool), "takes_model = True"),
     "deterministic": (lambda fact: isinstance(fact, bool), "deterministic = True"),
 }
 

@@ -18,7 +18,11 @@ RULES: list[tuple[str, tuple[str, ...], str]] = [
         "a spec imports torch and references of other specs only",
     ),
     ("harness/nn/", ("harness", "harness.nn"), "the trainable skeleton knows no instrument"),
-    ("implementations/", ("harness", "harness.nn"), "an implementation imports its own library and the face of the harness"),
+    (
+        "implementations/",
+        ("harness", "harness.nn", "harness.connect.checkpoint"),
+        "an implementation imports its own library and the face of the harness",
+    ),
     ("suites/", ("harness", "suites"), "a suite imports the instruments"),
     ("harness/", ("harness",), "the instrument imports neither suites, implementations, tests nor results"),
 ]

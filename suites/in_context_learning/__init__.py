@@ -7,6 +7,7 @@ import torch
 
 from harness import judge, terms
 from harness.cell import OK, Answer, Cell, Record
+from harness.connect.checkpoint import digest, fits
 from harness.implementation import Implementation, check_compiled
 from harness.plan import Selection
 
@@ -14,7 +15,7 @@ from . import tables, training
 from .batch import Ask
 from .scales import PROBES, SCALES, Probe, probe_of
 
-settings = {"scale": "default", "probe": "*"}
+settings = {"scale": "default", "probe": "*", "model": ""}
 choices = {"scale": ("smoke", "default", "full")}
 limits = {"timeout": 14_400.0, "memory": 8.0}
 
@@ -23,12 +24,14 @@ CONTRACT = "ids[b n]:int<v -> logits[b n v]"
 
 def plan(selection: Selection) -> Iterator[Cell]:
     """A cell for each language model, probe and seed: it is checked, trained, measured as one. Who takes weights comes last."""
-    probes, asked = selection.chosen("probe", PROBES), {"scale": selection.settings["scale"]}
+    probes, folder = selection.chosen("probe", PROBES), str(selection.settings["model"])
+    asked = {"scale": selection.settings["scale"]} | ({"model": folder} if folder else {})
     cells = [
         Cell("in-context-learning", item.name, name, variant, probe, "float32", selection.device, seed, asked)
         for item in selection.specs()
         if item.contract == CONTRACT
         for name, variant in selection.contestants(item.name)
+        if fits(item.name, name, folder)
         for probe in probes
         for seed in selection.seeds
     ]
@@ -39,7 +42,8 @@ def plan(selection: Selection) -> Iterator[Cell]:
 
 def digests(cell: Cell) -> dict[str, str]:
     """The file of the model whose weights it takes, where these are another's."""
-    return terms.digests(cell)
+    folder = cell.settings.get("model")
+    return terms.digests(cell) | ({"model": digest(folder)} if folder else {})
 
 
 def cost(cell: Cell) -> float:
@@ -52,7 +56,7 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
     check_compiled(cell)
     torch.set_flush_denormal(True)
     progress(0.0, "checked against its reference")
-    checked = judge.whole(contestant, terms.options_of(cell), cell.seed, cell.device)
+    checked = judge.whole(contestant, terms.options_of(cell) | training.model_of(cell), cell.seed, cell.device)
     if checked.outcome != OK:
         return checked
     probe = probe_of(cell)

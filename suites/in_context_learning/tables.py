@@ -129,7 +129,7 @@ def _training(good: Sequence[Record]) -> Rows:
     rows = []
     for probe in PROBES:
         for model, own in _by_model(r for r in good if r.cell.case == probe).items():
-            for stage, first in own[0].values["training"].items():
+            for stage, first in own[0].values["training"].items() if "model" not in own[0].cell.settings else ():
                 told = [r.values["training"][stage] for r in own]
                 rows.append(
                     {

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from harness import catalogue, terms, weights
+from harness import Unsupported, catalogue, terms, weights
 from harness.cell import Cell
 from harness.implementation import Implementation
 from harness.nn import train
@@ -26,10 +26,14 @@ TRAINED, TUNED = "trained", "symbol-tuned"
 # search shorter than training says nothing of it.
 LAST_STEPS = 50
 TUNING_RATE = 0.5  # of symbol tuning, over that of training
+UNTAUGHT: dict[str, Any] = {"steps": 0, "weights": "of the checkpoint"}  # what is said of a checkpoint in place of its training
 
 
 def stages(cell: Cell, contestant: Implementation, report: train.Report) -> Iterator[tuple[str, nn.Module, dict[str, Any]]]:
     """The model of a cell after training, then after symbol tuning where its probe has that; and what is to be said of each."""
+    if of_folder := model_of(cell):
+        yield TRAINED, _as_it_came(cell, contestant, of_folder), UNTAUGHT
+        return
     giver = terms.giver_of(cell)
     teaching = Implementation.of(giver) if giver != cell else contestant
     sizes = sizes_of(giver, teaching)
@@ -38,6 +42,20 @@ def stages(cell: Cell, contestant: Implementation, report: train.Report) -> Iter
         model = contestant.prepare(plain.resized(sizes | terms.options_of(cell))).to(cell.device)
         model.load_state_dict(learned)
         yield stage, model.eval(), told | ({"weights_of": giver.subject} if giver != cell else {})
+
+
+def model_of(cell: Cell) -> dict[str, str]:
+    """The checkpoint folder that a cell names, as what its case is told."""
+    return {"model": cell.settings["model"]} if "model" in cell.settings else {}
+
+
+def _as_it_came(cell: Cell, contestant: Implementation, of_folder: Mapping[str, str]) -> nn.Module:
+    """A checkpoint over as many symbols as the probe has; it is not trained."""
+    probe = probe_of(cell)
+    if isinstance(probe, Remapping):
+        raise Unsupported("its labels mean something by training here alone; lm_eval's tasks in harness/connect ask checkpoints")
+    plain = contestant.spec.case("plain", torch.float32, cell.device)
+    return contestant.prepare(plain.resized({"v": probe.v, **of_folder})).eval()
 
 
 def sizes_of(cell: Cell, contestant: Implementation) -> dict[str, int]:

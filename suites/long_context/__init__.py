@@ -16,30 +16,35 @@ import torch
 
 from harness import judge, terms
 from harness.cell import OK, Answer, Cell, Record
+from harness.connect.checkpoint import digest, fits
 from harness.implementation import Implementation, check_compiled
 from harness.plan import Selection
 
-from . import depth, extrapolation, facts, growth, memory_tasks, streaming
+from . import checkpoint, depth, extrapolation, facts, growth, memory_tasks, streaming
 from .scales import text_of
 
-settings = {"scale": "default", "text": "", "task": "extrapolation"}
+settings = {"scale": "default", "text": "", "task": "extrapolation", "model": ""}
 choices = {"scale": ("smoke", "default")}
 limits = {"timeout": 1800.0, "memory": 8.0}
 
 CONTRACT = "ids[b n]:int<v -> logits[b n v]"
 TASKS: dict[str, ModuleType] = {"extrapolation": extrapolation, "streaming": streaming, "depth": depth, "growth": growth}
 TASKS |= dict.fromkeys(facts.NAMES, memory_tasks)
+OF_MODELS: dict[str, ModuleType] = {"checkpoint": checkpoint}  # what is asked where model=FOLDER is given
 
 
 def plan(selection: Selection) -> Iterator[Cell]:
     """A cell for each language model, task and seed. Models that take the weights of another come last."""
-    tasks, asked = selection.chosen("task", TASKS), {name: selection.settings[name] for name in ("scale", "text")}
+    folder, asked = str(selection.settings["model"]), {name: selection.settings[name] for name in ("scale", "text")}
+    tasks = list(OF_MODELS) if folder else selection.chosen("task", TASKS)
+    asked |= {"model": folder} if folder else {}
     cells = [
         Cell("long-context", item.name, name, variant, task, "float32", selection.device, seed, asked)
         for item in selection.specs()
         for name, variant in selection.contestants(item.name)
+        if fits(item.name, name, folder)
         for task in tasks
-        if item.contract in getattr(TASKS[task], "CONTRACTS", (CONTRACT,))
+        if item.contract in getattr(_module(task), "CONTRACTS", (CONTRACT,))
         for seed in selection.seeds
     ]
     yield from sorted(cells, key=lambda cell: terms.giver_of(cell) != cell)
@@ -47,12 +52,13 @@ def plan(selection: Selection) -> Iterator[Cell]:
 
 def digests(cell: Cell) -> dict[str, str]:
     """The text that the model is trained and measured on, and the code of the model whose weights it takes, if it does."""
-    return {"text": text_of(cell).digest[:16], **terms.digests(cell)}
+    folder = cell.settings.get("model")
+    return {"text": text_of(cell).digest[:16], **terms.digests(cell), **({"model": digest(folder)} if folder else {})}
 
 
 def cost(cell: Cell) -> float:
     """About how many seconds a cell takes on one core."""
-    return float(TASKS[cell.case].cost(cell))
+    return float(_module(cell.case).cost(cell))
 
 
 def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, str], None]) -> Answer:
@@ -60,10 +66,10 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
     check_compiled(cell)
     torch.set_flush_denormal(True)
     progress(0.0, "checked against its reference")
-    checked = judge.whole(contestant, terms.options_of(cell), cell.seed, cell.device)
+    checked = judge.whole(contestant, terms.options_of(cell) | _model(cell), cell.seed, cell.device)
     if checked.outcome != OK:
         return checked
-    values = TASKS[cell.case].measure(cell, contestant, lambda share, doing: progress(0.02 + 0.98 * share, doing))
+    values = _module(cell.case).measure(cell, contestant, lambda share, doing: progress(0.02 + 0.98 * share, doing))
     return Answer(OK, {**values, "score": checked.values["score"]})
 
 
@@ -77,10 +83,20 @@ def pictures(records: Sequence[Record]) -> dict[str, Any]:
     return _of_tasks("pictures", records)
 
 
+def _module(task: str) -> ModuleType:
+    return (TASKS | OF_MODELS)[task]
+
+
+def _model(cell: Cell) -> dict[str, str]:
+    """The checkpoint folder that a cell names, as what its case is told."""
+    return {"model": cell.settings["model"]} if "model" in cell.settings else {}
+
+
 def _of_tasks(name: str, records: Sequence[Record]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for module in dict.fromkeys(TASKS.values()):
-        tasks = [task for task in TASKS if TASKS[task] is module]
+    every = TASKS | OF_MODELS
+    for module in dict.fromkeys(every.values()):
+        tasks = [task for task in every if every[task] is module]
         mates = [record for record in records if record.cell.case in tasks]
         if mates and hasattr(module, name):
             found |= getattr(module, name)(mates)

@@ -1,0 +1,67 @@
+"""A checkpoint folder runs in both suites: nothing is trained, and what is measured is what the model says."""
+
+import math
+
+import pytest
+import torch
+
+transformers = pytest.importorskip("transformers", reason="transformers is not installed: pip install -e '.[lm-eval]'")
+
+from harness import plan, text  # noqa: E402
+from harness.connect import checkpoint as checkpoints  # noqa: E402
+from harness.implementation import Implementation  # noqa: E402
+from harness.worker import answer_to  # noqa: E402
+
+
+def answers(**words):
+    chosen, suite = plan.selection(words)
+    for cell in plan.cells(chosen, suite):
+        try:
+            yield cell, suite.measure(cell, Implementation.of(cell), lambda share, doing: None)
+        except Exception as error:
+            yield cell, answer_to(error)
+
+
+def test_bits_per_byte_are_those_of_the_model_alone(checkpoint):
+    folder = checkpoint("llama")
+    words = {"suite": "long-context", "scale": "smoke", "impl": "transformers", "variant": "as_it_is", "model": str(folder)}
+    ((cell, answer),) = answers(**words)
+    assert (answer.outcome, cell.case) == ("ok", "checkpoint")
+    bits = answer.values["bits_per_byte"]
+    assert list(bits) == ["t/4", "t/2", "t", "2t", "4t"]
+    model = checkpoints.load(folder)
+    held_out = [list(document) for document in text.load(None, 512).held_out]  # its tokens are bytes, in another order
+    texts = [checkpoints.text(bytes(document), model.tokenizer).ids for document in held_out]
+    rooms = [len(ids) - 256 for ids in texts]
+    room = int(0.5 * sum(rooms) / 8)  # the first of 8 windows, in the first document
+    assert room < rooms[0]
+    ids = texts[0][256 + room - 64 : 256 + room + 1]
+    p = model(torch.tensor([ids[:-1]]))[0].detach().double().log_softmax(-1)
+    right = -sum(float(p[i - 1, ids[i]]) for i in range(57, 65)) / math.log(2) / 8
+    assert bits["t"][0] == pytest.approx(right, rel=1e-4)
+
+
+def test_probes_ask_it_with_words_for_symbols(checkpoint):
+    words = {"suite": "in-context-learning", "scale": "smoke", "impl": "transformers", "model": str(checkpoint("llama"))}
+    found = dict(answers(**words, variant="as_it_is"))
+    said = {cell.case: answer.outcome for cell, answer in found.items()}
+    assert said == dict.fromkeys(("mqar", "induction", "automata", "regression"), "ok") | {"remapping": "unsupported"}
+    mqar = next(answer for cell, answer in found.items() if cell.case == "mqar").values
+    assert sum(mqar["score"]["exact solver"]) == len(mqar["score"]["exact solver"])
+    assert sum(mqar["score"]["trained"]) < 0.6 * len(mqar["score"]["trained"])
+
+
+def test_positions_of_a_table_end_and_are_said_to(checkpoint):
+    words = {"suite": "long-context", "scale": "smoke", "impl": "transformers", "model": str(checkpoint("gpt2"))}
+    found = {cell.variant: answer for cell, answer in answers(**words)}
+    assert found["as_it_is"].values["bits_per_byte"]["2t"] == "its positions end at 512"
+    assert found["four_sinks"].outcome == "unsupported"
+    assert found["four_sinks"].note == "gpt2 has no plain rotary positions that could be told otherwise: none"
+
+
+def test_with_a_folder_checkpoints_alone_are_asked_and_without_one_all_others(checkpoint):
+    for suite in ("long-context", "in-context-learning"):
+        for folder in ("", str(checkpoint("llama"))):
+            chosen, module = plan.selection({"suite": suite, "spec": "language_model", "model": folder})
+            names = {cell.implementation for cell in plan.cells(chosen, module)}
+            assert names == ({"transformers"} if folder else {"running_mean"})
