@@ -101,7 +101,7 @@ CLAIMED: dict[str, dict[str, str]] = {
 
 def cost(cell: Cell) -> float:
     """About how many seconds a cell takes on one core."""
-    return 2.0 * float(scale_of(cell)["growth_s"])
+    return 2.0 + 2.0 * float(scale_of(cell)["growth_s"])
 
 
 def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, str], None]) -> dict[str, Any]:

@@ -40,7 +40,7 @@ SCALES: dict[str, dict[str, Any]] = {
         },
         "growth_doublings": 4,
         "growth_rounds": 6,
-        "growth_s": 1,
+        "growth_s": 0.5,
         "cost_s": 5,
     },
     "default": {
