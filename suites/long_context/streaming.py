@@ -194,7 +194,7 @@ def _entry(name: str, by_seed: Sequence[Sequence[float] | None]) -> dict[str, An
     if not measured:
         return {name: None, f"{name} ±": None}
     middle, width = interval.of_trials_and_seeds(measured)
-    return {name: round(middle, 3), f"{name} ±": round(width, 3)}
+    return {name: round(middle, 3) + 0.0, f"{name} ±": round(width, 3)}  # no -0.0
 
 
 def _costs(good: Sequence[Mapping[str, Any]], length: int, n: int) -> dict[str, Any]:
