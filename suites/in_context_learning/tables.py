@@ -116,6 +116,7 @@ def _tuning(good: Sequence[Record]) -> Rows:
         "all flipped": "context, 100 %",
         "held-out symbols, of two": "symbols, of two",
         "held-out symbols, of all tokens": "symbols, of all",
+        "look-up": "look-up",
     }
     rows = []
     for about, own, stage in _groups(good, "remapping", (TRAINED, TUNED)):
