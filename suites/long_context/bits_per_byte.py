@@ -95,15 +95,3 @@ def horizon(bits: dict[int, list[float] | str], tolerance: float = 0.05) -> int:
 def mean(samples: Sequence[float]) -> float:
     """The mean over windows."""
     return sum(samples) / len(samples)
-
-
-def half_width(samples: Sequence[float]) -> float:
-    """Half the width of the 95 % interval of the mean over windows."""
-    middle = mean(samples)
-    variance = sum((x - middle) ** 2 for x in samples) / max(1, len(samples) - 1)
-    return 1.96 * math.sqrt(variance / len(samples))
-
-
-def half_width_of_change(samples: Sequence[float], first: Sequence[float]) -> float:
-    """The same for the change against the shortest context, window by window: narrower, for the bytes are the same."""
-    return half_width([a - b for a, b in zip(samples, first, strict=True)])

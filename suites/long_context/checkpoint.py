@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from harness import terms
+from harness import interval, terms
 from harness.cell import OK, Cell, Record
 from harness.connect import checkpoint
 from harness.implementation import Implementation
@@ -62,7 +62,7 @@ def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
             bits = record.values.get("bits_per_byte", {}).get(name)
             told = isinstance(bits, list)
             row[name] = round(bits_per_byte.mean(bits), 3) if told else None
-            row[f"{name} ±"] = round(bits_per_byte.half_width(bits), 3) if told else None
+            row[f"{name} ±"] = round(interval.half_width(bits), 3) if told else None
             notes += [f"{name}: {bits}"] if isinstance(bits, str) else []
         rows.append(row | {"horizon": record.values.get("horizon"), "note": "; ".join(notes)})
     origin = next((record.values["text"] for record in records if record.outcome == OK), "the same text")

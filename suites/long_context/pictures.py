@@ -6,9 +6,8 @@ Bands are 95 % intervals: of the change since the training length where all cont
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from harness import interval
 from harness.cell import OK, Record
-
-from . import bits_per_byte
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,7 +17,7 @@ PANELS = {
     "after training": "interpolated lm_infinite streaming window",
     "weights in memory": "quantized",
     "other mixers": "retnet linear_transformer rwkv4 lstm_lm hyena_lm aft_lm",
-    "segments and patches": "rmt megabyte infinity_former hat",
+    "segments and patches": "rmt rmt_encoder megabyte infinity_former hat",
 }
 ANCHOR = "rope"
 
@@ -79,15 +78,18 @@ def short(subject: str) -> str:
     return spec.removeprefix("transformer_") + colon + variant
 
 
-def _curves(good: Sequence[Record], key: str) -> dict[str, dict[int, list[float]]]:
-    """By short name of the model: by context, all samples."""
-    curves: dict[str, dict[int, list[float]]] = {}
+Curve = dict[int, dict[int, list[float]]]  # by context, by seed: the samples
+
+
+def _curves(good: Sequence[Record], key: str) -> dict[str, Curve]:
+    """By short name of the model."""
+    curves: dict[str, Curve] = {}
     for record in good:
         if record.outcome == OK:
             curve = curves.setdefault(short(record.cell.subject), {})
             for context, samples in record.values[key].items():
                 if not isinstance(samples, str):
-                    curve.setdefault(int(context), []).extend(samples)
+                    curve.setdefault(int(context), {})[record.cell.seed] = samples
     return {name: curve for name, curve in curves.items() if curve}
 
 
@@ -95,11 +97,18 @@ def _among(curves: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     return {name: curve for name, curve in curves.items() if name.partition(":")[0] in names}
 
 
-def _line(curve: Mapping[int, list[float]]) -> tuple[list[int], list[float]]:
-    return sorted(curve), [bits_per_byte.mean(curve[context]) for context in sorted(curve)]
+def _line(curve: Curve) -> tuple[list[int], list[float]]:
+    return sorted(curve), [interval.mean([interval.mean(x) for x in curve[context].values()]) for context in sorted(curve)]
 
 
-def _widths(curve: Mapping[int, list[float]], paired: bool) -> list[float]:
+def _widths(curve: Curve, paired: bool) -> list[float]:
+    """Half widths of intervals: of the change since the first context where samples are paired. A single sample has none."""
     first = curve[min(curve)]
-    of_change = bits_per_byte.half_width_of_change
-    return [of_change(curve[x], first) if paired else bits_per_byte.half_width(curve[x]) for x in sorted(curve)]
+    widths = []
+    for context in sorted(curve):
+        of = curve[context]
+        if paired:
+            of = {seed: [a - b for a, b in zip(of[seed], first[seed], strict=True)] for seed in of.keys() & first.keys()}
+        single = not of or min(map(len, of.values())) < 2
+        widths.append(0.0 if single else interval.of_trials_and_seeds(list(of.values()))[1])
+    return widths

@@ -84,8 +84,3 @@ def test_windows_are_spread_over_all_documents_that_are_long_enough():
     assert len(set(places)) == 107
     with pytest.raises(ValueError, match="longer than 9999 bytes; the longest has 2048"):
         bpb.ends(DOCUMENTS, 9999, 1)
-
-
-def test_the_interval_of_a_paired_change_is_narrower():
-    first, later = [1.0, 5.0, 3.0, 7.0], [1.1, 5.1, 3.2, 7.1]
-    assert bpb.half_width_of_change(later, first) < 0.1 < bpb.half_width(first)
