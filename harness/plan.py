@@ -131,7 +131,9 @@ def cells(chosen: Selection, suite: ModuleType) -> list[Cell]:
         _check_patterns(word, chosen.patterns(word), known)
     if not found:
         asked = ", ".join(f"{key}={value}" for key, value in chosen.words.items() if value != WORDS[key])
-        raise WrongRequest(f"nothing to do: no cell of the suite fits {asked}.\n  See: harness list implementations")
+        left = {word: chosen.patterns(word) for word in chosen.seen if word in chosen.settings}
+        others = "".join(f"\n  {word}={one} was asked; there are: {', '.join(chosen.seen[word])}" for word, one in left.items())
+        raise WrongRequest(f"nothing to do: no cell of the suite fits {asked}.{others}\n  See: harness list implementations")
     return found
 
 
@@ -186,6 +188,9 @@ def _check_implementations(chosen: Selection) -> None:
     names = dict.fromkeys(catalogue.implementations()) | {full.partition("/")[2]: None for full in catalogue.implementations()}
     inside = [pattern for pattern in patterns.split(",") if not outside(pattern)]
     _check_patterns("implementation", ",".join(inside), names)
+    for full, item in catalogue.implementations().items():
+        if full.partition("/")[2] in inside and item.facts.get("takes_model") and chosen.settings.get("model") == "":
+            raise WrongRequest(f"impl={full.partition('/')[2]} asks a model of yours: say model=FOLDER")
     if len(inside) < len(patterns.split(",")) and chosen.words["spec"] == "*":
         for pattern in set(patterns.split(",")) - set(inside):
             if "spec" not in catalogue.implementation("", pattern).facts:

@@ -53,3 +53,14 @@ def test_other_digests_ask_again(tmp_path: Path):
     old = plan.digests(cell, suite) | {"implementation": "older"}
     store.append(Record(cell, "ok", {}, "", old, machine.name(), machine.versions(), 0.0, "2026", "r"))
     assert len(plan.unanswered([cell], suite, store)[0]) == 1
+
+
+def test_a_selection_of_nothing_says_what_else_could_be_asked():
+    chosen, suite = plan.selection({"suite": "long-context", "spec": "hat"})
+    with pytest.raises(plan.WrongRequest, match="task=extrapolation was asked; there are: extrapolation, .*memorize"):
+        plan.cells(chosen, suite)
+
+
+def test_who_takes_a_model_is_told_to_be_given_one():
+    with pytest.raises(plan.WrongRequest, match="impl=transformers asks a model of yours: say model=FOLDER"):
+        plan.selection({"suite": "long-context", "impl": "transformers"})
