@@ -92,6 +92,7 @@ def write(place: Path, spread: pd.DataFrame) -> None:
     file = place / "scores.csv"
     before = pd.read_csv(file) if file.exists() else spread[:0]
     table = pd.concat([before[~before.spec.isin(spread.spec)], spread.round(4)]).sort_values(["spec", "dtype"])
+    table = table[spread.columns].astype({"of_each_at_least": "Int64"})
     table.to_csv(file, index=False)
     text = tabulate(table.round(2).values.tolist(), headers=list(table.columns), tablefmt="pipe")
     (place / "scores.md").write_text(f"# Scores of honest implementations\n\nWritten by `ci/false_alarms.py`.\n\n{text}\n")
