@@ -72,10 +72,15 @@ def figure(
 
 
 def short(subject: str) -> str:
-    """A model as pictures and sentences name it: `transformer_streaming/torch_blocks:no_sinks` is `streaming:no_sinks`."""
+    """A model as pictures and sentences name it: `transformer_streaming/torch_blocks:no_sinks` is `streaming:no_sinks`.
+
+    One of a person's own, which no paper names, is named by its file, as is whoever does it otherwise than plainly in torch.
+    """
     spec, _, implementation = subject.partition("/")
-    _, colon, variant = implementation.partition(":")
-    return spec.removeprefix("transformer_") + colon + variant
+    name, colon, variant = implementation.partition(":")
+    paper = spec.removeprefix("transformer_")
+    plain = name.startswith("torch_")
+    return (name if spec == "language_model" else paper if plain else f"{paper}/{name}") + colon + variant
 
 
 Curve = dict[int, dict[int, list[float]]]  # by context, by seed: the samples

@@ -92,3 +92,15 @@ def test_the_band_of_a_picture_is_that_of_the_change_and_knows_of_seeds():
     assert pictures._line(of_seeds)[1] == pytest.approx([4.0, 4.625])
     assert widths(of_seeds, paired=True)[1] > 1, "two seeds that differ by a bit say little"
     assert widths({32: {0: [1.0]}}, paired=False) == [0.0]
+
+
+def test_two_models_never_share_a_name():
+    names = {
+        "transformer_streaming/torch_blocks:no_sinks": "streaming:no_sinks",
+        "transformer_rope/torch_sdpa": "rope",
+        "transformer_rope/triton_flash": "rope/triton_flash",
+        "retnet/mine": "retnet/mine",
+        "language_model/mine": "mine",
+        "language_model/transformers:lm_infinite": "transformers:lm_infinite",
+    }
+    assert {subject: suite.extrapolation.drawing.short(subject) for subject in names} == names
