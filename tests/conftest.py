@@ -1,5 +1,13 @@
-"""What all tests share: one thread each, for several run at a time."""
+"""What all tests share: one thread each, for several run at a time; and no mode of the processor is left to the next."""
 
+import pytest
 import torch
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _denormal_numbers_are_numbers():
+    """Suites that train flush them to zero in their worker; here they would do it to whatever is tested next."""
+    yield
+    torch.set_flush_denormal(False)

@@ -57,7 +57,7 @@ def test_other_digests_ask_again(tmp_path: Path):
 
 def test_a_selection_of_nothing_says_what_else_could_be_asked():
     chosen, suite = plan.selection({"suite": "long-context", "spec": "hat"})
-    with pytest.raises(plan.WrongRequest, match="task=extrapolation was asked; there are: extrapolation, .*memorize"):
+    with pytest.raises(plan.WrongRequest, match=r"task=extrapolation was asked; there are: extrapolation, .*memorize"):
         plan.cells(chosen, suite)
 
 

@@ -31,6 +31,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+def measured(place: Path) -> list:
+    """The records of all but the kernels, which are interpreted here and not trained."""
+    records = list(Store(place / "results").read())
+    assert {r.cell.subject: r.outcome for r in records if r.outcome != "ok"} == {"transformer_rope/triton_flash": "unsupported"}
+    return [record for record in records if record.outcome == "ok"]
+
+
 @pytest.mark.xdist_group("long-context")
 def test_every_language_model_has_a_row_in_every_table(place: Path):
     bits = pd.read_csv(next(place.glob("results/tables/*/long-context.smoke.bits-per-byte*.csv")))
@@ -45,7 +52,11 @@ def test_every_language_model_has_a_row_in_every_table(place: Path):
     assert learned["horizon"] == 32
     assert pd.isna(learned["64"])
     assert learned["note"] == "learned positions end at 32"
-    assert bits["32"].between(1, 7).all(), "nothing was learned, or too much"
+    kernels = bits.model == "transformer_rope/triton_flash"
+    assert bits["note"][kernels].tolist() == [
+        "unsupported: its kernels are interpreted on the CPU: there they are judged, not trained or timed"
+    ]
+    assert bits["32"][~kernels].between(1, 7).all(), "nothing was learned, or too much"
     files = [file.suffix for file in place.glob("results/tables/*/*")]
     assert (files.count(".md"), files.count(".csv"), files.count(".png")) == (1, 5, 2)
     assert "written: results/tables/" in (place / "said.txt").read_text()
@@ -53,8 +64,7 @@ def test_every_language_model_has_a_row_in_every_table(place: Path):
 
 @pytest.mark.xdist_group("long-context")
 def test_records_hold_samples_and_the_digest_of_the_text(place: Path):
-    for record in Store(place / "results").read():
-        assert record.outcome == "ok"
+    for record in measured(place):
         assert len(record.digests["text"]) == 16
         assert len(record.values["bits_per_byte"]["32"]) == 16
         if record.cell.spec == "retnet":  # whose weights no other model takes
@@ -67,7 +77,7 @@ def test_a_second_run_answers_from_the_store(place: Path):
     said = harness("run", *WORDS, cwd=place, cache=place / "cache")
     took = time.monotonic() - began
     count = len(list(Store(place / "results").read()))
-    assert f"{count} cells: {count} ok ({count} from the store)" in said.stdout
+    assert f"{count} cells: {count - 1} ok, 1 unsupported ({count} from the store)" in said.stdout
     assert took < 30, "the second run does not answer from the store"
 
 
@@ -93,7 +103,7 @@ def test_text_of_ones_own(place: Path):
 
 @pytest.mark.xdist_group("long-context")
 def test_training_is_on_equal_terms(place: Path):
-    records = list(Store(place / "results").read())
+    records = measured(place)
     budgets = [record.values["parameters"] for record in records]
     assert max(budgets) <= 1.05 * 41_600, "a model has more than 5 % over the budget of parameters"
     assert min(budgets) >= 0.95 * 41_600, "a model has more than 5 % under the budget of parameters"
@@ -115,7 +125,7 @@ def test_every_training_starts_from_first_values():
 
 @pytest.mark.xdist_group("long-context")
 def test_a_model_that_takes_weights_starts_where_their_own_ended(place: Path):
-    by_name = {record.cell.subject: record.values for record in Store(place / "results").read()}
+    by_name = {record.cell.subject: record.values for record in measured(place)}
     plain = by_name["transformer_rope/torch_sdpa"]
     taken = by_name["transformer_lm_infinite/torch_blocks"]
     assert taken["training"]["weights_of"] == "transformer_rope/torch_sdpa"

@@ -21,7 +21,7 @@ def seeing(*back: int):
 
 
 def test_influence_is_where_the_model_looks_and_nowhere_else():
-    found = suite.effective_memory.influence(seeing(1, 8), TEXT, 64, 6, seed=0)
+    found = suite.extrapolation.effective_memory.influence(seeing(1, 8), TEXT, 64, 6, seed=0)
     assert list(found) == [1, 2, 4, 8, 16, 32]
     for k, bits in found.items():
         assert len(bits) == 6
@@ -29,5 +29,5 @@ def test_influence_is_where_the_model_looks_and_nowhere_else():
 
 
 def test_the_same_seed_asks_the_same():
-    once, again = (suite.effective_memory.influence(seeing(2), TEXT, 32, 3, seed=5) for _ in range(2))
+    once, again = (suite.extrapolation.effective_memory.influence(seeing(2), TEXT, 32, 3, seed=5) for _ in range(2))
     assert once == again
