@@ -3,6 +3,7 @@
 Means, with half widths of 95 % intervals: over seeds, or over trials where there is one seed alone.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
@@ -80,16 +81,21 @@ def _details(good: Sequence[Record], probe: str) -> Rows:
     """Every column that a probe measures."""
     rows = []
     for about, own, stage in _groups(good, probe):
-        for name in own[0].values["found"][stage]:
+        for name in _in_order(own[0].values["found"][stage]):
             about |= _entry(name, _samples(own, stage, name))
         rows.append(about)
     return rows
 
 
+def _in_order(names: Iterable[str]) -> list[str]:
+    """`period 8` before `period 12`: a store sorts names as texts."""
+    return sorted(names, key=lambda name: [int(number) for number in re.findall(r"\d+", name)])
+
+
 def _over_least_squares(good: Sequence[Record]) -> Rows:
     rows = []
     for about, own, stage in _groups(good, "regression"):
-        for name in own[0].values["found"][stage]:
+        for name in _in_order(own[0].values["found"][stage]):
             errors, least = (_samples(own, whose, name) for whose in (stage, EXACT))
             ratios = [interval.mean(e) / interval.mean(l) for e, l in zip(errors, least, strict=True)]
             about[name] = round(interval.mean(ratios), 1)
