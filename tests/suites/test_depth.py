@@ -81,12 +81,12 @@ def record(subject: str, share: float, seed: int = 0, ends: int = 512) -> Record
 
 def test_a_table_and_a_map_for_each_model():
     failed = replace(record("c/z", 0.0), outcome="timed_out", note="too slow")
-    records = [record("a/x", 1.0), record("a/x", 0.5, seed=1), record("b/y", 0.5, ends=64), failed]
+    records = [record("a/torch_x", 1.0), record("a/torch_x", 0.5, seed=1), record("b/torch_y", 0.5, ends=64), failed]
     (frame,) = suite.table(records).values()
-    assert frame[frame.model == "a/x"].length.tolist() == [32, 64, 128, 256, 512]
+    assert frame[frame.model == "a/torch_x"].length.tolist() == [32, 64, 128, 256, 512]
     assert frame["depth 0.5"][0] == pytest.approx(0.56, abs=0.01)
     assert frame["depth 0.5 ±"][0] > 0
-    short = frame[frame.model == "b/y"]
+    short = frame[frame.model == "b/torch_y"]
     assert short["depth 1"].isna().tolist() == [False, False, True, True, True]
     assert short.note.tolist()[1:3] == ["", "unsupported: positions end at 64"]
     assert frame[frame.model == "c/z"].note.tolist() == ["timed out: too slow"]
