@@ -17,10 +17,12 @@ A case is a named dict of sizes and of options (the keyword-only arguments of th
 """
 
 import inspect
+import math
 import random
+import re
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any
@@ -32,6 +34,8 @@ from harness.contract import KEPT, Contract, ContractError, Named, axes_of, pars
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 GRADIENT = ".grad"
+# Parameters of models of which a token reads a row, or none.
+LOOKED_UP = r"embedding\.|^positions\.|^memory\.|^segments\.|bias"
 
 
 class Bunch(dict[str, Any]):
@@ -88,6 +92,18 @@ class Mistake:
     function: Callable[..., Any]
 
 
+@dataclass(frozen=True)
+class Work:
+    """What a spec takes: the sizes at which it is timed, the axes that are its length, the operations that nobody can spare."""
+
+    operations: Callable[[Case], float]  # floating-point operations of a forward pass, at least
+    cases: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"plain": {}})
+    along: tuple[str, ...] = ("n",)
+    step: Mapping[str, Any] | None = None  # sizes at which it is one step of decoding, the other axes of length being the past
+    carried: tuple[str, ...] = ()  # inputs or outputs that go from step to step
+    sizes: Mapping[str, Any] = field(default_factory=dict)
+
+
 @dataclass
 class Spec:
     """The definition of a component; calling it calls the reference function itself."""
@@ -103,6 +119,7 @@ class Spec:
     laws: dict[str, Law] = field(default_factory=dict)
     mistakes: dict[str, Mistake] = field(default_factory=dict)
     families: dict[str, Callable[..., Mapping[str, Tensor]]] = field(default_factory=dict)
+    costs: Work | None = None
 
     def __post_init__(self) -> None:
         self.families = {"normal": _normal, "large": _large, **self.families}
@@ -159,6 +176,15 @@ class Spec:
         """Names of the inputs and parameters that have a gradient in the tested dtype."""
         return [tensor.name for tensor in self.given(case) if tensor.kind == "float"]
 
+    def operations(self, case: Case) -> float:
+        """Floating-point operations of a forward pass that nobody can spare: what `work` says, of other models `products`."""
+        return self.costs.operations(case) if self.costs else self.products(case)
+
+    def products(self, case: Case, tokens: Callable[[str], int] | None = None) -> float:
+        """Operations of the products of a model's matrices with its tokens; `tokens(name)` says with how many, by default all."""
+        matrices = [t for t in self.given(case) if len(t.axes) > 1 and "." in t.name and not re.search(LOOKED_UP, t.name)]
+        return sum(2.0 * case.b * (tokens(t.name) if tokens else case.n) * math.prod(t.shape(case.values)) for t in matrices)
+
     def inputs(self, case: Case, family: str = "normal", seed: int = 0, cotangents: bool = False) -> Bunch:
         """Seeded inputs of one family, rounded to the dtype of the case; with `out.grad` for each output if asked."""
         rng = torch.Generator().manual_seed(zlib.crc32(f"{self.name} {case.name} {family} {seed}".encode()))
@@ -204,6 +230,16 @@ class Spec:
         """Register an input family: `change(x, case, rng)` returns the float64 inputs to replace in those of `normal`."""
         self.families[change.__name__] = change
         return change
+
+    def work(self, **told: Any) -> Callable[[Callable[[Case], float]], Callable[[Case], float]]:
+        """Register the operations of a forward pass as a function of the case, with what else `Work` says; the rest are sizes."""
+
+        def register(operations: Callable[[Case], float]) -> Callable[[Case], float]:
+            own = {each.name: told.pop(each.name) for each in fields(Work) if each.name in told}
+            self.costs = Work(operations, **own, sizes=told)
+            return operations
+
+        return register
 
 
 def spec(

@@ -101,6 +101,16 @@ def give_laws(spec: Spec) -> None:
     spec.family(sharp)
 
 
+def give_work(spec: Spec, reach: Callable[[Case], int] = lambda case: case.n) -> None:
+    """Give the spec of a transformer what it takes: products with its matrices, and of queries with the keys within reach."""
+
+    @spec.work()
+    def _(case: Case) -> float:
+        near = min(case.n, reach(case))
+        pairs = near * (near + 1) / 2 + (case.n - near) * near
+        return spec.products(case) + 4 * case.b * case.l * pairs * case.d
+
+
 def the_future_is_invisible(run, x: Bunch, rng):
     now = rng.randrange(1, x.ids.shape[1])
     later = torch.arange(x.ids.shape[1], device=x.ids.device) >= now

@@ -66,6 +66,13 @@ EQUIVALENT = {
 }
 
 
+@additive_attention.work(along=("m",), b=2, n=16, d=64, e=64, a=64)
+def _(case: Case) -> float:
+    """The projections, a score and a weighted value for each pair; about half of the keys are hidden."""
+    projections = 2 * case.b * case.a * (case.n * case.d + case.m * case.e / 2)
+    return projections + case.b * case.n * case.m / 2 * (3 * case.a + 2 * case.e)
+
+
 @additive_attention.family
 def normal(x: Bunch, case: Case, rng: torch.Generator):
     return _scaled(x, case)

@@ -66,6 +66,13 @@ EQUIVALENT = {
 }
 
 
+@aft.work(cases={"causal": {}, "causal_simple": {}}, along=("n", "m"), step={"n": 1}, carried=("k", "v"), b=2, d=64)
+def _(case: Case) -> float:
+    """Numerator and denominator: of every pair where positions have weights of their own, else of every key."""
+    pairs = case.n * (2 * case.m - case.n + 1) / 2 if case.bias else case.m
+    return 3 * case.b * case.d * pairs
+
+
 @aft.family
 def large(x: Bunch, case: Case, rng: torch.Generator):
     """Keys beyond what an exponential can hold, and seldom near one another."""

@@ -62,6 +62,11 @@ EQUIVALENT = dict.fromkeys(
 )
 
 
+@alibi.work(along=("n", "m", "far"), h=8)
+def _(case: Case) -> float:
+    return case.h * case.n * case.m
+
+
 @alibi.family
 def last(x: Bunch, case: Case, rng: torch.Generator):
     """The last positions, one after another, as a decoder has them: small distances of large numbers."""

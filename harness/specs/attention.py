@@ -208,6 +208,28 @@ EQUIVALENT = {
 }
 
 
+@attention.work(
+    cases={
+        "causal": {},
+        "plain": {},
+        "window": {"window": 256},
+        "lambda": {"window": 252, "sinks": 4},
+    },
+    along=("n", "m"),
+    step={"n": 1},
+    carried=("k", "v"),
+    b=1,
+    h=4,
+    g=4,
+    d=64,
+    e=64,
+)
+def _(case: Case) -> float:
+    """The two products, of the pairs that see each other."""
+    pairs = visible(case.n, case.m, case.visibility, case.window, case.prefix, case.sinks).sum().item()
+    return 2 * case.b * case.h * pairs * (case.d + case.e)
+
+
 @attention.family
 def normal(x: Bunch, case: Case, rng: torch.Generator):
     """Documents lie in one piece, the first of all is one token long; the slopes are those of the paper, up to a factor."""

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.spec import Bunch, spec
+from harness.spec import Bunch, Case, spec
 from harness.specs._decoder import PARAMETERS, SIZES, Mix, join, layers, linear, norm, split
 from harness.specs._encoder import ONE_ANSWER, full_rotary, give_laws
 from harness.specs._segments import blocks, causal_rotary
@@ -101,6 +101,13 @@ def largest(said: Sequence[Tensor]) -> Tensor:
 EQUIVALENT = {"_with: segments[0] -> segments[-1]": "every segment has the rows of the batch, and only those are counted"}
 
 give_laws(hat)
+
+
+@hat.work()
+def _(case: Case) -> float:
+    """The blocks within segments read every token; those across read one for each segment."""
+    across = tuple(f"blocks.{i}." for i in range(case.l) if case.layout[i % len(case.layout)] == "D")
+    return hat.products(case, lambda name: 0 if name.startswith((*across, "head.")) else case.n)
 
 
 @hat.law

@@ -105,6 +105,12 @@ EQUIVALENT = NO_POSITIONS | {
 give_laws(hyena_lm)
 
 
+@hyena_lm.work()
+def _(case: Case) -> float:
+    """Without the convolutions, and without the filters, which no token makes."""
+    return hyena_lm.products(case, lambda name: 0 if ".filter." in name or ".short." in name else case.n)
+
+
 @hyena_lm.family
 def large(x: Bunch, case: Case, rng: torch.Generator):
     """One token is heard, so that outputs are taps; and filters hear time and the slowest sine above all, and enlarge them."""

@@ -13,6 +13,8 @@ Where papers and libraries disagree, this side is taken:
   from all the others, the future too, and the budget has it: 1e-16 of the largest here, 1e-7 in float32.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -75,6 +77,13 @@ def _scaled(x: Bunch, case: Case) -> dict[str, Tensor]:
     speed = torch.linspace(1.0, 6.0, case.d, dtype=torch.float64)
     window = torch.exp(-speed[:, None] * torch.arange(case.m) / case.m)
     return {"short": x.short / 3**0.5, "filter": x.filter * window * case.m**-0.5}
+
+
+@hyena_operator.work(along=("n", "m"), b=1, s=3, f=1, d=64)
+def _(case: Case) -> float:
+    """Convolutions by real transforms of twice the length, 2.5 N log2 N each, or term by term where that is less."""
+    transform = 2.5 * 2 * case.n * math.log2(2 * case.n)
+    return case.d * case.f * min((2 * case.b + 1) * transform, case.b * case.n * (case.n + 1))
 
 
 @hyena_operator.family

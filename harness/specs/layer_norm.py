@@ -35,6 +35,11 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, *, eps: float = 1e-5) ->
     return weight * (x - mean) / torch.sqrt(variance + eps) + bias
 
 
+@layer_norm.work(b=1, d=512)
+def _(case: Case) -> float:
+    return 8 * case.b * case.n * case.d
+
+
 @layer_norm.family
 def offset(x: Bunch, case: Case, rng: torch.Generator):
     """One feature a little above all others, far from zero: a variance that is a difference of large squares is lost.

@@ -67,6 +67,12 @@ def some_past(case: Case, rng: torch.Generator, tokens: int = 5, offset: float =
     return {"past": k.mT @ v, "past_sum": k.sum(2)}
 
 
+@linear_attention.work(step={"n": 1}, carried=("state", "state_sum"), b=1, h=4, d=64, e=64)
+def _(case: Case) -> float:
+    """The state takes up a token, and a query reads it: two products of d by e numbers."""
+    return 4 * case.b * case.h * case.n * case.d * case.e
+
+
 @linear_attention.family
 def normal(x: Bunch, case: Case, rng: torch.Generator):
     return some_past(case, rng)

@@ -67,6 +67,12 @@ def _scaled(x: Bunch, case: Case) -> dict[str, Tensor]:
     return {**weights, "past": torch.tanh(x.past)}
 
 
+@lstm.work(step={"n": 1}, carried=("state", "state_cell"), b=4, d=128, e=128)
+def _(case: Case) -> float:
+    """The two products of the four gates."""
+    return 8 * case.b * case.n * case.e * (case.d + case.e)
+
+
 @lstm.family
 def normal(x: Bunch, case: Case, rng: torch.Generator):
     return _scaled(x, case)

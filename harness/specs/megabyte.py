@@ -98,6 +98,13 @@ def of_bytes(x: Tensor, heard: Tensor, parameters, local: int, mix) -> Tensor:
 give_laws(megabyte)
 
 
+@megabyte.work()
+def _(case: Case) -> float:
+    """The global blocks read a patch at a time; all else, a byte."""
+    of_patches = tuple(f"blocks.{i}." for i in range(case.l - case.local))
+    return megabyte.products(case, lambda name: case.n // case.p if name.startswith(of_patches) else case.n)
+
+
 @megabyte.family
 def faint(x: Bunch, case: Case, rng: torch.Generator):
     """All that enters either model so faint that eps shows."""

@@ -142,6 +142,12 @@ def clear_of_halfway(w: Tensor, case: Case) -> Tensor:
     return joined(blocks, w)
 
 
+@nf4.work(cases={"plain": {}, "double": {}}, d=512, e=512)
+def _(case: Case) -> float:
+    """The product."""
+    return 2 * case.n * case.d * case.e
+
+
 @nf4.family
 def normal(x: Bunch, case: Case, rng: torch.Generator):
     return {"w": clear_of_halfway(x.w, case)}

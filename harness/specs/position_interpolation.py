@@ -13,7 +13,7 @@ Where papers and libraries disagree, this side is taken:
 import torch
 from torch import Tensor
 
-from harness.spec import Bunch, spec
+from harness.spec import Bunch, Case, spec
 from harness.specs.rotary import angles, rotary, rotate
 
 
@@ -38,6 +38,12 @@ from harness.specs.rotary import angles, rotary, rotate
 )
 def position_interpolation(x: Tensor, position: Tensor, *, factor: float = 4.0, base: float = 10000.0) -> Tensor:
     return rotate(x, angles(position.double() / factor, x.shape[-1], base))
+
+
+@position_interpolation.work(along=("n", "far"), b=1, h=4, d=64)
+def _(case: Case) -> float:
+    """Four products and two sums for each pair of neighbours."""
+    return 3 * case.b * case.h * case.n * case.d
 
 
 # It is a rotation still: what holds for rotary holds here.

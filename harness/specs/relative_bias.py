@@ -79,6 +79,11 @@ EQUIVALENT = {
 }
 
 
+@relative_bias.work(along=("n", "m", "far"), h=8)
+def _(case: Case) -> float:
+    return case.n * case.m
+
+
 @relative_bias.family
 def near_edges(x: Bunch, case: Case, rng: torch.Generator):
     """Queries stand where the first key is as far away as an edge of the buckets, or one step less."""

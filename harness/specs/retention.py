@@ -53,6 +53,12 @@ def retnet_decay(h: int) -> Tensor:
     return 1 - 2.0 ** (-5 - torch.arange(h, dtype=torch.float64))
 
 
+@retention.work(step={"n": 1}, carried=("state",), b=1, h=4, d=64, e=64)
+def _(case: Case) -> float:
+    """The state takes up a token, and a query reads it: two products of d by e numbers."""
+    return 4 * case.b * case.h * case.n * case.d * case.e
+
+
 @retention.family
 def normal(x: Bunch, case: Case, rng: torch.Generator):
     return {"decay": retnet_decay(case.h)}

@@ -34,6 +34,11 @@ def rms_norm(x: Tensor, weight: Tensor, *, eps: float = 1e-6) -> Tensor:
     return weight * x / torch.sqrt(x.square().mean(-1, keepdim=True) + eps)
 
 
+@rms_norm.work(b=1, d=512)
+def _(case: Case) -> float:
+    return 4 * case.b * case.n * case.d
+
+
 @rms_norm.family
 def offset(x: Bunch, case: Case, rng: torch.Generator):
     """All features far from zero on one side: centring, and squares that float16 cannot hold."""

@@ -52,6 +52,12 @@ def rotate(x: Tensor, angle: Tensor) -> Tensor:
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)
 
 
+@rotary.work(along=("n", "far"), b=1, h=4, d=64)
+def _(case: Case) -> float:
+    """Four products and two sums for each pair of neighbours."""
+    return 3 * case.b * case.h * case.n * case.d
+
+
 @rotary.law
 def position_zero_turns_nothing(run, x: Bunch, rng):
     return run(x, position=torch.zeros_like(x.position)).out, x.x

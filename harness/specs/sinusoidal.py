@@ -45,6 +45,11 @@ def alternate(angle: Tensor) -> Tensor:
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2)
 
 
+@sinusoidal.work(along=("n", "far"), d=256)
+def _(case: Case) -> float:
+    return case.n * case.d
+
+
 @sinusoidal.family
 def last(x: Bunch, case: Case, rng: torch.Generator):
     """The last positions, one after another: a table one row short, neighbours that are one in a small dtype."""

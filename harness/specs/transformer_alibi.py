@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from harness.spec import spec
-from harness.specs._decoder import CASES, CONTRACT, PARAMETERS, SIZES, decoder, give_laws, join, split
+from harness.specs._decoder import CASES, CONTRACT, PARAMETERS, SIZES, decoder, give_laws, give_work, join, split
 from harness.specs.alibi import alibi
 from harness.specs.attention import attention
 
@@ -32,6 +32,7 @@ EQUIVALENT = dict.fromkeys(
 )
 
 give_laws(transformer_alibi)
+give_work(transformer_alibi)
 
 
 def _bias(ids, h):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from harness.spec import Bunch, spec
-from harness.specs._decoder import CASES, CONTRACT, PARAMETERS, SIZES, give_laws
+from harness.specs._decoder import CASES, CONTRACT, PARAMETERS, SIZES, give_laws, give_work
 from harness.specs._distances import plain
 from harness.specs._transformer import NO_POSITIONS, transformer
 from harness.specs.position_interpolation import position_interpolation
@@ -34,6 +34,7 @@ def _with(ids, parameters, h, turned, turned_key=None):
 EQUIVALENT = NO_POSITIONS
 
 give_laws(transformer_interpolated)
+give_work(transformer_interpolated)
 
 
 @transformer_interpolated.law

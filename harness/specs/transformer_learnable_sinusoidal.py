@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from harness.spec import spec
-from harness.specs._decoder import CASES, CONTRACT, PARAMETERS, SIZES, gelu, give_laws, linear
+from harness.specs._decoder import CASES, CONTRACT, PARAMETERS, SIZES, gelu, give_laws, give_work, linear
 from harness.specs._transformer import transformer
 from harness.specs.sinusoidal import alternate
 
@@ -35,6 +35,7 @@ def _positions(parameters, position, activation=gelu, features=alternate):
 
 
 give_laws(transformer_learnable_sinusoidal)
+give_work(transformer_learnable_sinusoidal)
 
 
 def _mistaken(name: str, rows, visibility: str = "causal") -> None:

@@ -7,7 +7,7 @@ Row i of `positions` is added to the embedding of token i, unscaled. The table h
 from torch import Tensor
 
 from harness.spec import spec
-from harness.specs._decoder import CASES, CONTRACT, PARAMETERS, SIZES, decoder, give_laws, join, split
+from harness.specs._decoder import CASES, CONTRACT, PARAMETERS, SIZES, decoder, give_laws, give_work, join, split
 from harness.specs.attention import attention
 
 WITH_TABLE = {**CASES, "long": {"n": 150, "b": 1, "l": 1, "t": 160}, "whole_table": {"n": 53}}
@@ -27,6 +27,7 @@ def _with(ids, parameters, h, positions, visibility="causal"):
 
 
 give_laws(transformer_learned)
+give_work(transformer_learned)
 
 
 @transformer_learned.mistake("sees the future")

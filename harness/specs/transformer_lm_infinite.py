@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from harness.spec import Bunch, spec
-from harness.specs._decoder import CASES, CONTRACT, PARAMETERS, SIZES, give_laws
+from harness.specs._decoder import CASES, CONTRACT, PARAMETERS, SIZES, give_laws, give_work
 from harness.specs._distances import EQUIVALENT as AT_DISTANCES
 from harness.specs._distances import plain, steps, transformer_at
 from harness.specs._transformer import NO_POSITIONS
@@ -34,6 +34,7 @@ def _with(ids, parameters, h, window, sinks, ceiling):
 EQUIVALENT = NO_POSITIONS | AT_DISTANCES
 
 give_laws(transformer_lm_infinite)
+give_work(transformer_lm_infinite, lambda case: case.t)
 
 
 @transformer_lm_infinite.law

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from harness.spec import spec
-from harness.specs._decoder import CASES, CONTRACT, PARAMETERS, SIZES, give_laws
+from harness.specs._decoder import CASES, CONTRACT, PARAMETERS, SIZES, give_laws, give_work
 from harness.specs._transformer import NO_POSITIONS, give_set_law, transformer
 from harness.specs.alibi import alibi
 from harness.specs.rotary import rotary
@@ -23,6 +23,7 @@ def transformer_nope(ids: Tensor, parameters: dict[str, Tensor], *, h: int = 4) 
 EQUIVALENT = NO_POSITIONS
 
 give_laws(transformer_nope)
+give_work(transformer_nope)
 give_set_law(transformer_nope)
 
 

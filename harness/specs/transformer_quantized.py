@@ -25,6 +25,7 @@ from harness.specs._decoder import (
     SIZES,
     a_batch_is_its_rows,
     gelu,
+    give_work,
     join,
     layers,
     norm,
@@ -64,6 +65,9 @@ def transformer_quantized(
     ids: Tensor, parameters: dict[str, Tensor], *, h: int = 4, scheme: str = "nf4", threshold: float = 6.0
 ) -> Tensor:
     return _with(ids, parameters, h, scheme, threshold)
+
+
+give_work(transformer_quantized)
 
 
 def _with(ids, parameters, h, scheme, threshold, matrices=MATRICES, weight_of=None, multiply=llm_int8):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from harness.spec import spec
-from harness.specs._decoder import CASES, CONTRACT, PARAMETERS, SIZES, decoder, give_laws, join, split
+from harness.specs._decoder import CASES, CONTRACT, PARAMETERS, SIZES, decoder, give_laws, give_work, join, split
 from harness.specs.attention import attention
 from harness.specs.rotary import rotary
 
@@ -31,6 +31,7 @@ EQUIVALENT = dict.fromkeys(
 )
 
 give_laws(transformer_rope)
+give_work(transformer_rope)
 
 
 def _wrong(ids, parameters, h, turn=rotary, turn_value=None, visibility="causal"):

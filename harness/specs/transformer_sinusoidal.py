@@ -10,7 +10,7 @@ from torch import Tensor
 
 from harness.spec import Bunch, Case, spec
 from harness.specs import _decoder
-from harness.specs._decoder import CASES, CONTRACT, PARAMETERS, SIZES, give_laws
+from harness.specs._decoder import CASES, CONTRACT, PARAMETERS, SIZES, give_laws, give_work
 from harness.specs._transformer import transformer
 from harness.specs.sinusoidal import sinusoidal
 
@@ -27,6 +27,7 @@ def _with(ids, parameters, h, positions, factor, visibility="causal"):
 
 
 give_laws(transformer_sinusoidal)
+give_work(transformer_sinusoidal)
 
 
 @transformer_sinusoidal.family

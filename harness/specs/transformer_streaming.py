@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from harness.spec import Bunch, spec
-from harness.specs._decoder import CASES, CONTRACT, PARAMETERS, SIZES, give_laws
+from harness.specs._decoder import CASES, CONTRACT, PARAMETERS, SIZES, give_laws, give_work
 from harness.specs._distances import EQUIVALENT as AT_DISTANCES
 from harness.specs._distances import steps, transformer_at
 from harness.specs._transformer import NO_POSITIONS
@@ -49,6 +49,7 @@ EQUIVALENT = (
 )
 
 give_laws(transformer_streaming)
+give_work(transformer_streaming, lambda case: case.t)
 transformer_streaming.law(transformer_lm_infinite.laws["up_to_the_training_length_it_is_a_plain_transformer"].check)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from harness.spec import Bunch, Case, spec
-from harness.specs._decoder import CASES, CONTRACT, PARAMETERS, SIZES, give_laws
+from harness.specs._decoder import CASES, CONTRACT, PARAMETERS, SIZES, give_laws, give_work
 from harness.specs._transformer import NO_POSITIONS, transformer
 from harness.specs.relative_bias import relative_bias
 
@@ -31,6 +31,7 @@ def _bias(ids, parameters, **options):
 EQUIVALENT = NO_POSITIONS
 
 give_laws(transformer_t5)
+give_work(transformer_t5)
 
 
 @transformer_t5.family

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from harness.spec import Bunch, spec
-from harness.specs._decoder import CASES, CONTRACT, PARAMETERS, SIZES, give_laws
+from harness.specs._decoder import CASES, CONTRACT, PARAMETERS, SIZES, give_laws, give_work
 from harness.specs._transformer import NO_POSITIONS, transformer
 from harness.specs.rotary import rotary
 
@@ -35,6 +35,7 @@ def _with(ids, parameters, h, window, turned=rotary, visibility="sliding_window"
 EQUIVALENT = NO_POSITIONS
 
 give_laws(transformer_window)
+give_work(transformer_window, lambda case: case.t)
 
 
 @transformer_window.law(when=lambda case: case.n > 1 + case.l * (case.t // 2 - 1))

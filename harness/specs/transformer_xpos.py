@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from harness.spec import spec
-from harness.specs._decoder import CASES, CONTRACT, PARAMETERS, SIZES, give_laws
+from harness.specs._decoder import CASES, CONTRACT, PARAMETERS, SIZES, give_laws, give_work
 from harness.specs._transformer import NO_POSITIONS, transformer
 from harness.specs.rotary import angles, rotary, rotate
 from harness.specs.xpos import scales, shrinking
@@ -50,6 +50,7 @@ EQUIVALENT = NO_POSITIONS | {
 }
 
 give_laws(transformer_xpos)
+give_work(transformer_xpos)
 
 
 @transformer_xpos.mistake("sees the future")

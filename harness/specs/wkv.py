@@ -73,6 +73,12 @@ def speeds(d: int) -> Tensor:
     return -5 + 7 * (torch.arange(d, dtype=torch.float64) / max(1, d - 1)) ** 0.7
 
 
+@wkv.work(step={"n": 1}, carried=("state_mean", "state_weight"), b=4, d=256)
+def _(case: Case) -> float:
+    """Two weighted means of a value and the past, for the output and for the state."""
+    return 10 * case.b * case.n * case.d
+
+
 @wkv.family
 def normal(x: Bunch, case: Case, rng: torch.Generator):
     return {"decay": speeds(case.d) + x.decay / 4, "past_weight": x.past_weight + 2}

@@ -75,6 +75,12 @@ EQUIVALENT = {
 APART = 4
 
 
+@xpos.work(along=("n", "m", "far"), b=1, h=4, d=64)
+def _(case: Case) -> float:
+    """A product of every query with every key."""
+    return 2 * case.b * case.h * case.n * case.m * case.d
+
+
 @xpos.family
 def normal(x: Bunch, case: Case, rng: torch.Generator):
     """Positions end at `far`, and reach no further back than a small dtype can hold the scores of."""
