@@ -278,7 +278,9 @@ def _limits(suite: Any, words: Any) -> Any:
 
     own = suite.limits
     gib = float(words["memory"] or own["memory"])
-    return Limits(float(words["timeout"] or own["timeout"]), int(gib * 2**30), int(words["workers"] or machine.cores()))
+    return Limits(
+        float(words["timeout"] or own["timeout"]), int(gib * 2**30), int(words["workers"] or own.get("workers", machine.cores()))
+    )
 
 
 def _read(words: Sequence[str] | None) -> dict[str, str]:

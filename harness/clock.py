@@ -14,24 +14,50 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 Key = TypeVar("Key")
+Result = TypeVar("Result")
 STEADY, MOST_WARMUPS = 0.05, 10
+now = time.perf_counter  # taken before any code under test is loaded
+
+
+COLD_BYTES = 256 * 2**20  # more than any cache of a GPU
 
 
 def seconds(call: Callable[[], Any], device: str = "cpu") -> float:
-    """Seconds of one call. The device has finished before and after; Python's collector of garbage rests meanwhile."""
+    """Seconds of one call, see `seconds_and_result`; to free the result is not the call's work."""
+    return seconds_and_result(call, device)[0]
+
+
+def seconds_and_result(call: Callable[[], Result], device: str = "cpu") -> tuple[float, Result]:
+    """Seconds of one call and what it returned. Python's collector of garbage rests meanwhile.
+
+    The device has finished before and after, on all its streams. On a GPU its own events tell the time, and its caches are cold.
+    """
     collecting = gc.isenabled()
     gc.disable()
     try:
-        _finish(device)
-        began = time.perf_counter()
+        if device != "cpu":
+            return _seconds_of_events(call)
+        began = now()
         result = call()
-        _finish(device)
-        took = time.perf_counter() - began
+        return now() - began, result
     finally:
         if collecting:
             gc.enable()
-    del result  # to free it is not the call's work
-    return took
+
+
+def _seconds_of_events(call: Callable[[], Result]) -> tuple[float, Result]:
+    """The second event is recorded when every stream has finished: what runs beside the current one counts too."""
+    import torch
+
+    torch.empty(COLD_BYTES, dtype=torch.int8, device="cuda").zero_()
+    began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    began.record()
+    result = call()
+    torch.cuda.synchronize()
+    ended.record()
+    torch.cuda.synchronize()
+    return began.elapsed_time(ended) / 1000, result
 
 
 def warm(make: Callable[[], Callable[[], Any]], device: str = "cpu") -> float:
@@ -66,12 +92,12 @@ def interleaved(
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Within it torch works on one thread: times then do not hang on how many cores a worker was given."""
+def on_threads(number: int) -> Iterator[None]:
+    """Within it torch works on so many threads, or on as many as before where that is 0."""
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(number or before)
     try:
         yield
     finally:
@@ -94,10 +120,3 @@ def interval(samples: Sequence[float], share: float = 0.95) -> tuple[float, floa
     while k < n and (outside := outside + 2 * math.comb(n, k) * 0.5**n) <= 1 - share:
         k += 1
     return (ordered[k - 1], ordered[n - k]) if k else None
-
-
-def _finish(device: str) -> None:
-    if device != "cpu":
-        import torch
-
-        torch.cuda.synchronize()

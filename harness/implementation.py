@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness import Unsupported, asking, catalogue
+from harness import Unsupported, asking, catalogue, cost
 from harness.cell import Cell
 from harness.contract import ContractError
 from harness.spec import DTYPES, GRADIENT, Bunch, Case, Spec
@@ -50,6 +50,10 @@ class Implementation:
     def answered(self, x: Mapping[str, Tensor], case: Case, wrt: list[str]) -> Bunch:
         """Its answer to a question of a law, see `asking.answered`."""
         return asking.answered(self, x, case, wrt)
+
+    def costed(self, kind: str, question: cost.Question, checked: int = 0) -> tuple[dict[str, Any], Bunch]:
+        """What a question costs it, see `cost.costed`."""
+        return cost.costed(self, kind, question, checked)
 
     def prepare(self, case: Case) -> Any:
         """What the implementation made for this case: a function of the inputs, or an nn.Module."""

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from harness import catalogue
 from harness.cell import CRASHED, OK, Answer, Cell, _finite
+from harness.cost import Question
 from harness.implementation import Implementation, claims
 from harness.spec import Bunch, Case, Spec
 
@@ -114,6 +115,11 @@ class Isolated:
         """See `asking.answered`."""
         return self._stand.ask({"do": "answered", "case": _told(case), "wrt": wrt}, x)[1]
 
+    def costed(self, kind: str, question: Question, checked: int = 0) -> tuple[dict[str, Any], Bunch]:
+        """See `cost.costed`."""
+        words = {**vars(question), "case": _told(question.case)}
+        return self._stand.ask({"do": "costed", "kind": kind, "question": words, "checked": checked})
+
 
 def serve(line: socket.socket, answer_to: Callable[[BaseException], Answer]) -> None:
     """Answer the judge until the line closes."""
@@ -134,6 +140,9 @@ def serve(line: socket.socket, answer_to: Callable[[BaseException], Answer]) -> 
                     words = (question["family"], question["seed"], question["form"])
                     got, header["refused"] = contestant.ways(_case(question["case"]), *words)
                     answer = {f"{way}|{name}": tensor for way, of in got.items() for name, tensor in of.items()}
+                case "costed":
+                    asked = Question(**{**question["question"], "case": _case(question["question"]["case"])})
+                    header, answer = contestant.costed(question["kind"], asked, question["checked"])
                 case "answered":
                     answer = contestant.answered(tensors, _case(question["case"]), question["wrt"])
         except BaseException as error:

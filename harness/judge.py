@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness import rounding, verdict
+from harness import Unsupported, cost, rounding, verdict
 from harness.cell import OK, WRONG, Answer
 from harness.contract import ContractError
+from harness.cost import Question
 from harness.implementation import Implementation
 from harness.isolated import Isolated
 from harness.spec import GRADIENT, Bunch, Case, Spec, dice
@@ -72,6 +73,52 @@ def check_causal(model: nn.Module, ids: Tensor) -> None:
     if off.any():
         at = int(off.nonzero()[0])
         raise ContractError(f"trained, it sees the future: of {ids.shape[1]} tokens, number {at} hears of those from {half} on")
+
+
+_before: dict[tuple[str, Case, int, str], Answer] = {}  # verdicts in small cases, by subject: the same at every length
+
+
+def before_work(contestant: Contestant, subject: str, question: Question, small: Case, seed: int) -> Answer:
+    """The verdict without which nothing is timed or weighed: in the small case within the rounding budget, then at work."""
+    if question.form == "training" and not contestant.gradients:
+        raise Unsupported("claims no gradients here")
+    form = "step" if cost.steps_of_a_model(contestant.spec, question) else "whole"
+    if (asked := (subject, small, seed, form)) not in _before:
+        _before[asked] = values(contestant, small, "normal", seed, form)
+    answer = _before[asked]
+    if answer.outcome != OK:
+        return answer
+    found = at_work(contestant, question, 0, contestant.costed("asked", question)[1])
+    return answer if found.outcome == OK else found
+
+
+def at_work(contestant: Contestant, question: Question, i: int, got: Mapping[str, Tensor]) -> Answer:
+    """What was timed or weighed, sample i, against the reference in float64 on the same inputs, at the same sizes.
+
+    Half the digits must be right: of each row, or of a tenth of the largest row where that is more. The budget, which is finer,
+    is found at the small sizes of the named case, by `values`: here it would take as many minutes as the code takes seconds."""
+    spec, case = contestant.spec, question.case
+    x = cost.inputs(spec, question, i)
+    wrt = cost.wanted(spec, case, question.form)
+    if cost.steps_of_a_model(spec, question):
+        case = case.resized({"n": x.ids.shape[1]})
+    exact = Bunch({name: t.double() if t.is_floating_point() else t for name, t in x.items()})
+    if spec.defined:
+        truth = _reference(spec, case, wrt)(exact)
+    else:
+        truth = contestant.answered(x, case.resized({}, dtype=torch.float64), [])
+    if cost.steps_of_a_model(spec, question):
+        truth = {"logits": truth["logits"][:, -cost.STEPS :]}
+    if set(got) != set(truth) or any(got[name].shape != t.shape for name, t in truth.items()):
+        return Answer(WRONG, {}, "  what was timed is not what was asked for")
+    budget = {name: _half_the_digits(tensor, case.dtype, of_the_largest=0.1) for name, tensor in truth.items()}
+    found = verdict.judge(
+        lambda low_precision: (truth, budget),
+        {"": got},
+        verdict.axes_of(spec, case),
+        f"half the digits of {_short(case.dtype)}",
+    )
+    return found.answer
 
 
 @dataclass(frozen=True)
@@ -156,15 +203,20 @@ def _truths(function: rounding.Function, x: Mapping[str, Tensor], case: Case, se
     return lambda low_precision: rounding.truth_and_budget(function, here, case.dtype, seed=seed, intermediates=low_precision)
 
 
-def _half_the_digits(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """For each element the root mean square of its row, times the square root of the rounding unit."""
+def _half_the_digits(tensor: Tensor, dtype: torch.dtype, of_the_largest: float = 0.0) -> Tensor:
+    """For each element the root mean square of its row, times the square root of the rounding unit; no row counts as smaller
+    than such a share of the largest."""
     row = tensor.double().square().mean(-1, keepdim=True).sqrt()
+    row = row.clamp(min=of_the_largest * float(row.max())) if row.numel() else row
     return (row * (torch.finfo(dtype).eps / 2) ** 0.5).expand(tensor.shape)
 
 
 def _allowance(spec: Spec, dtype: torch.dtype) -> str:
-    kind = str(dtype).removeprefix("torch.")
-    return f"rounding budget of {kind} on this input" if spec.defined else f"half the digits of {kind}"
+    return f"rounding budget of {_short(dtype)} on this input" if spec.defined else f"half the digits of {_short(dtype)}"
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _reference(spec: Spec, case: Case, wrt: list[str]) -> rounding.Function:

@@ -84,11 +84,11 @@ def test_an_interval_holds_the_median_as_often_as_it_says():
     assert 0.95 <= held / 2000 < 0.985  # 96.1 % for nine samples
 
 
-def test_one_thread_and_then_as_many_as_before():
+def test_on_one_thread_and_then_as_many_as_before():
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
-        with clock.one_thread():
+        with clock.on_threads(1):
             assert torch.get_num_threads() == 1
         assert torch.get_num_threads() == 3
     finally:

@@ -41,7 +41,7 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
     scale, corpus = scale_of(cell), text_of(cell)
     streams = rotations(corpus.held_out, scale["stream"], STREAMS).to(cell.device)
     done = training.trained(cell, contestant, lambda share, doing: progress(0.6 * share, doing))
-    with clock.one_thread():
+    with clock.on_threads(1):
         found = read(done.model, streams, scale["length"], lambda share, doing: progress(0.6 + 0.4 * share, doing))
     if not found["bits"]:
         raise Unsupported(found["stopped"])

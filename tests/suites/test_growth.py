@@ -1,80 +1,19 @@
-"""Growth: exact powers are found, noise is told as noise, a step whose cost is planted to grow is refuted."""
+"""Growth of language models: a step whose cost is planted to grow is refuted, lengths end where the budget does."""
 
-import random
 import time
 from dataclasses import replace
 from typing import Any
 
-import pytest
 import torch
 from torch import nn
 
 from harness import Unsupported, catalogue
 from harness.cell import OK, Cell, Record
+from harness.growth import CLAIMED, GROWTHS, fit, verdict
 
 suite = catalogue.load(catalogue.find("suite", "long-context").path)
 growth = suite.growth
 LENGTHS = [128, 256, 512, 1024, 2048]
-
-
-def samples(power: float, noise: float = 0.0, rounds: int = 9, beside: float = 0.0) -> dict[str, list[float]]:
-    """c n^power + beside * n in each round, times noise."""
-    rng = random.Random(0)
-    return {str(n): [1e-6 * (n**power + beside * n) * rng.lognormvariate(0, noise) for _ in range(rounds)] for n in LENGTHS}
-
-
-@pytest.mark.parametrize("power", [0.0, 1.0, 4 / 3, 2.0])
-def test_an_exact_power_is_found_and_confirmed_and_no_other(power: float):
-    found = growth.fit(samples(power))
-    assert found.exponent == pytest.approx(power)
-    assert found.interval == (pytest.approx(power), pytest.approx(power))
-    assert (found.lengths, found.bend) == ((512, 1024, 2048), pytest.approx(0))
-    told = {claimed: growth.verdict(found, claimed) for claimed in ("1", "N", "N^(4/3)", "N^2")}
-    powers = {"1": 0, "N": 1, "N^(4/3)": 4 / 3, "N^2": 2}
-    for claimed, said in told.items():
-        faster, slower = power > powers[claimed] + 0.1, power < powers[claimed] - 0.1
-        assert said == ("refuted: it grows faster" if faster else "cannot tell: slower so far" if slower else "confirmed")
-
-
-def test_a_logarithm_counts_at_the_lengths_measured():
-    n_log_n = {n: [x * torch.log(torch.tensor(float(n))).item() for x in of] for n, of in samples(1.0).items()}
-    found = growth.fit(n_log_n)
-    assert found.exponent > 1.1
-    assert growth.verdict(found, "N log N") == "confirmed"
-
-
-def test_noise_is_told_and_its_interval_holds_the_truth():
-    little, much = growth.fit(samples(1.0, 0.02)), growth.fit(samples(1.0, 0.8))
-    assert growth.verdict(little, "N") == "confirmed"
-    assert growth.verdict(much, "N") == "cannot tell: the interval is too wide"
-    for found in (little, much):
-        assert found.interval[0] <= 1.0 <= found.interval[1]
-
-
-def test_what_steepens_still_is_not_refuted():
-    found = growth.fit(samples(2.0, beside=1000.0))
-    assert 1.2 < found.exponent < 1.8
-    assert growth.verdict(found, "N^2") == "cannot tell: it steepens still"
-    assert growth.verdict(found, "N") == "refuted: it grows faster"
-
-
-def test_what_flattens_still_or_ends_early_is_not_refuted():
-    """Quadratic within a chunk of 1,024, linear beyond."""
-    chunked = {n: [1e-6 * int(n) * min(int(n), 1024)] * 9 for n in samples(1.0)}
-    assert growth.verdict(growth.fit(chunked), "N") == "cannot tell: it flattens still"
-    within = {n: of for n, of in chunked.items() if int(n) <= 1024}
-    assert growth.verdict(growth.fit(within), "N") == "refuted: it grows faster"
-    assert growth.verdict(growth.fit(within), "N", far=2048) == "cannot tell: measured up to 1,024 only"
-
-
-def test_bytes_are_exact_and_few_samples_are_too_few():
-    exact = growth.fit(samples(2.0, rounds=1))
-    assert exact.interval == (exact.exponent, exact.exponent)
-    assert growth.verdict(exact, "N^2") == "confirmed"
-    assert growth.verdict(growth.fit(samples(2.0, rounds=4)), "N^2") == "cannot tell: too few rounds"
-    two = {n: of for n, of in samples(2.0).items() if int(n) < 512}
-    assert growth.fit(two) is None
-    assert growth.verdict(None, "N") == "cannot tell: fewer than 3 lengths"
 
 
 class Planted(nn.Module):
@@ -102,7 +41,7 @@ def test_a_step_that_is_planted_to_grow_is_refuted_and_a_constant_one_confirmed(
         seconds, bytes_, ended = growth.generation(Planted(slower), ids, [8, 16, 32], 60.0, 6, 2, "cpu")
         assert ended == ""
         assert bytes_ == {"8": [32], "16": [64], "32": [128]}
-        verdicts.append(growth.verdict(growth.fit(seconds), "1"))
+        verdicts.append(verdict(fit(seconds), "1"))
     assert verdicts[1] == "refuted: it grows faster"
     assert not verdicts[0].startswith("refuted"), "on a busy machine it may not tell, but never accuse"
 
@@ -123,7 +62,7 @@ def test_over_lengths_peaks_are_those_known_and_the_budget_ends_it():
     assert ended == ""
     assert bytes_ == {str(n): [2 * n * 1024] for n in (16, 32, 64)}
     assert {len(of) for of in seconds.values()} == {6}
-    assert growth.verdict(growth.fit(bytes_), "N") == "confirmed"
+    assert verdict(fit(bytes_), "N") == "confirmed"
 
     def sleeps(n: int) -> Any:
         return lambda: time.sleep(n * 4e-3)
@@ -157,10 +96,10 @@ def test_a_training_step_leaves_fresh_gradients_each_time():
 
 def test_every_claim_is_of_a_spec_that_there_is_and_of_a_known_growth():
     specs = {name.partition("/")[0] for name in catalogue.implementations()}
-    for spec, claimed in growth.CLAIMED.items():
+    for spec, claimed in CLAIMED.items():
         assert spec in specs
         assert {key: claimed[key] for key in growth.QUANTITIES if key in claimed}.items() <= claimed.items()
-        assert all(claimed[key] in growth.GROWTHS for key in growth.QUANTITIES if key in claimed)
+        assert all(claimed[key] in GROWTHS for key in growth.QUANTITIES if key in claimed)
         assert set(claimed) <= {*growth.QUANTITIES, "source", "note"}
 
 

@@ -1,0 +1,85 @@
+"""Headline claims of papers about costs, each a ratio of two curves, held against what was measured here.
+
+A claim shows where the interval of the ratio lies wholly on the claimed side of its bound, is refuted where it lies wholly on the
+other, and is not resolved where it does neither.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.curves import Curve, ratio
+
+
+@dataclass(frozen=True)
+class Side:
+    """A curve at its longest length that both sides have, or at its shortest."""
+
+    subject: str
+    form: str
+    case: str = "plain"
+    shortest: bool = False
+
+
+@dataclass(frozen=True)
+class Claim:
+    """That `more` over `less` is above, or below, a bound; `per_length` divides both by their lengths."""
+
+    sentence: str
+    source: str
+    paper: str
+    more: Side
+    less: Side
+    above: float | None = None
+    below: float | None = None
+    per_length: bool = False
+
+    def verdict(self, low: float, high: float) -> str:
+        """What an interval of the ratio says."""
+        shows = (self.above is None or low > self.above) and (self.below is None or high < self.below)
+        refuted = (self.above is not None and high <= self.above) or (self.below is not None and low >= self.below)
+        return "shows" if shows else "refuted" if refuted else "not resolved"
+
+
+def claimed(claims: Sequence[Claim], curves: Sequence[Curve], key: str) -> list[dict[str, Any]]:
+    """A row for each claim of which both sides were measured."""
+    rows = []
+    for claim in claims:
+        more, less = (_curve(curves, side, key) for side in (claim.more, claim.less))
+        if more is None or less is None:
+            continue
+        lengths = sorted(set(more) & set(less)) if not (claim.more.shortest or claim.less.shortest) else []
+        a, b = (_at(of, side, lengths) for of, side in ((more, claim.more), (less, claim.less)))
+        if claim.more == claim.less or (a == b and claim.more.subject == claim.less.subject):
+            continue
+        found = ratio(more[a], less[b])
+        if found is None:
+            continue
+        middle, low, high = (x * (b / a if claim.per_length else 1) for x in found)
+        rows.append(
+            {
+                "claim": claim.sentence,
+                "source": claim.source,
+                "the paper's": claim.paper,
+                "ratio here": f"{middle:.3g} ({low:.3g} to {high:.3g})",
+                "of": f"{_told(claim.more, a)} over {_told(claim.less, b)}" + (", per token" if claim.per_length else ""),
+                "here it": claim.verdict(low, high),
+            }
+        )
+    return rows
+
+
+def _curve(curves: Sequence[Curve], side: Side, key: str) -> dict[int, list[float]] | None:
+    for curve in curves:
+        if (curve.subject, curve.form, curve.case, curve.dtype) == (side.subject, side.form, side.case, "float32"):
+            return {n: of for n, of in curve.samples(key).items() if of} or None
+    return None
+
+
+def _at(of: dict[int, list[float]], side: Side, lengths: Sequence[int]) -> int:
+    known = lengths or sorted(of)
+    return known[0] if side.shortest else known[-1]
+
+
+def _told(side: Side, n: int) -> str:
+    return f"{side.subject} {side.form} at {n:,}"

@@ -1,0 +1,234 @@
+"""What one question costs: calls with fresh inputs, in each form, timed or weighed beside the implementation, in its process.
+
+    forward     all of the length at once, without gradients (of a model: prefill)
+    training    forward and backward, of all inputs and parameters that have a gradient
+    step        one step of decoding after that length: of a function by its case, of a model by its step form
+
+What was timed is kept for the judge: the outputs of one sample, chosen by the judge, as they stood when the clock stopped.
+"""
+
+import copy
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from harness import Unsupported, clock, memory
+from harness.spec import GRADIENT, Bunch, Case, Spec
+
+if TYPE_CHECKING:
+    from harness.implementation import Implementation
+
+FORMS = ("forward", "training", "step")
+STEPS = 16  # of a model's generation, that are timed as one call
+LEAST, MOST = 5, 40  # samples
+ENOUGH_S = 0.25  # of samples, once there are LEAST
+FEWEST_S = 2.0  # of one sample: slower ones are asked LEAST_SLOW times
+LEAST_SLOW = 3
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked: a case at its length in one of the forms, and the seed of its inputs."""
+
+    case: Case
+    form: str
+    length: int
+    seed: int
+    threads: int = 1
+
+
+def costed(contestant: "Implementation", kind: str, question: Question, checked: int = 0) -> tuple[dict[str, Any], Bunch]:
+    """Values, and the answer that goes with them; `kind` is `asked` (the answer to sample 0 alone), `timed` or `weighed`."""
+    with clock.on_threads(question.threads):
+        match kind:
+            case "asked":
+                return {}, kept(contestant.spec, question, calls(contestant, question)(0)())
+            case "timed":
+                return timed(contestant, question, checked)
+            case "weighed":
+                return weighed(contestant, question)
+    raise ValueError(f"nothing is {kind!r} here")
+
+
+def timed(contestant: "Implementation", question: Question, checked: int) -> tuple[dict[str, Any], Bunch]:
+    """Seconds of what it took to prepare, of the first call, and of each sample; and the answer of sample 1 + `checked`."""
+    began = clock.now()
+    device = question.case.device
+    prepare_s = clock.seconds(lambda: contestant.prepare(question.case), device)
+    asked = calls(contestant, question)
+    first_s = clock.seconds(asked(0), device)
+    fastest = clock.warm(lambda: asked(0), device)
+    least = LEAST if fastest < FEWEST_S else LEAST_SLOW
+    samples: list[float] = []
+    while len(samples) < least or (sum(samples) < ENOUGH_S and len(samples) < MOST):
+        call = asked(1 + len(samples))
+        took, answer = clock.seconds_and_result(call, device)
+        if len(samples) == checked % least:
+            answered = kept(contestant.spec, question, answer)
+        del answer, call
+        samples.append(took)
+    per = STEPS if steps_of_a_model(contestant.spec, question) else 1
+    values = {
+        "prepare_s": prepare_s,
+        "first_s": first_s / per,
+        "seconds": [float(f"{s / per:.5g}") for s in samples],
+        "checked": 1 + checked % least,
+        "whole_s": clock.now() - began,
+    }
+    return values, answered
+
+
+def weighed(contestant: "Implementation", question: Question) -> tuple[dict[str, Any], Bunch]:
+    """Bytes at the peak of a call above its inputs, bytes that go from step to step, numbers in parameters; and the answer."""
+    spec, case = contestant.spec, question.case
+    asked = calls(contestant, question)
+    clock.seconds(asked(0), case.device)  # what is made once, at the first call, is not the call's
+    values: dict[str, Any] = {"peak_bytes": memory.peak(asked(1), case.device)}
+    answered = kept(spec, question, asked(1)())
+    values["checked"] = 1
+    if question.form == "step":
+        values["state_bytes"] = _carried(contestant, question)
+    if spec.of_modules:
+        model = contestant.model(_given(contestant, question), case)
+        values["parameters"] = sum(p.numel() for p in model.parameters())
+        values["weights_bytes"] = memory.kept_alive([*model.parameters(), *model.buffers()])
+    return values, answered
+
+
+def calls(contestant: "Implementation", question: Question) -> Callable[[int], Callable[[], Any]]:
+    """`make(i)` gives the call of sample i, with inputs of its own; of a model the parameters are the same for all."""
+    if steps_of_a_model(contestant.spec, question):
+        return _generating(contestant, question)
+    spec, case = contestant.spec, question.case
+    wrt = spec.differentiable(case) if question.form == "training" else []
+    run: Any = contestant.prepare(case)
+    parameters: dict[str, Tensor] = {}
+    if spec.of_modules:
+        run = contestant.model(_given(contestant, question), case)
+        parameters = dict(run.named_parameters())
+    given = [t for t in spec.given(case) if "." not in t.name]
+
+    def make(i: int) -> Callable[[], Any]:
+        x = inputs(spec, question, i)
+        placed = {t.name: x[t.name].to(case.device).requires_grad_(t.name in wrt) for t in given}
+        leaves = [placed[name] for name in wrt if name in placed] + (list(parameters.values()) if wrt else [])
+        cotangents = [x[t.name + GRADIENT].to(case.device) for t in spec.contract.outputs] if wrt else []
+        required = [placed[t.name] for t in given if not t.optional]
+        optional = {t.name: placed[t.name] for t in given if t.optional}
+
+        def call() -> Any:
+            if not wrt:
+                with torch.no_grad():
+                    return run(*required, **optional), ()
+            answer = run(*required, **optional)
+            outputs = _listed(spec, answer)
+            attached = [(one, cotangent) for one, cotangent in zip(outputs, cotangents, strict=True) if one.requires_grad]
+            if not attached:
+                raise Unsupported("claims gradients, but no output is connected to its inputs")
+            found = torch.autograd.grad([one for one, _ in attached], leaves, [c for _, c in attached], allow_unused=True)
+            return outputs, found
+
+        return call
+
+    return make
+
+
+def inputs(spec: Spec, question: Question, i: int) -> Bunch:
+    """The inputs of sample i; what comes with a model, its parameters and the text before a step, is that of sample 0."""
+    case = question.case
+    if not spec.of_modules:
+        return spec.inputs(case, "normal", _seed(question, i), cotangents=question.form == "training")
+    first = spec.inputs(case, "normal", _seed(question, 0), cotangents=question.form == "training")
+    rng = torch.Generator().manual_seed(_seed(question, i))
+    if question.form == "step":
+        more = torch.randint(0, case.v, (case.b, STEPS), generator=rng)
+        return Bunch({**first, "ids": torch.cat([first.ids, more], 1)})
+    return Bunch({**first, "ids": torch.randint(0, case.v, first.ids.shape, generator=rng)})
+
+
+def wanted(spec: Spec, case: Case, form: str) -> list[str]:
+    """Inputs and parameters whose gradients are asked for."""
+    return spec.differentiable(case) if form == "training" else []
+
+
+def steps_of_a_model(spec: Spec, question: Question) -> bool:
+    return spec.of_modules and question.form == "step"
+
+
+def kept(spec: Spec, question: Question, answer: Any) -> Bunch:
+    """Copies of outputs and gradients by name, as they are now."""
+    if steps_of_a_model(spec, question):
+        return Bunch(logits=answer.detach().cpu().clone())
+    outputs, gradients = answer
+    named = dict(zip((t.name for t in spec.contract.outputs), _listed(spec, outputs), strict=True))
+    if question.form == "training":
+        names = wanted(spec, question.case, question.form)
+        named |= {name + GRADIENT: g for name, g in zip(names, gradients, strict=True) if g is not None}
+    return Bunch({name: tensor.detach().cpu().clone() for name, tensor in named.items()})
+
+
+def _generating(contestant: "Implementation", question: Question) -> Callable[[int], Callable[[], Any]]:
+    """Calls of STEPS steps each, from copies of the state after the text of sample 0."""
+    case = question.case
+    model, before = _after_the_text(contestant, question)
+
+    def make(i: int) -> Callable[[], Any]:
+        ids = inputs(contestant.spec, question, i).ids[:, -STEPS:].to(case.device)
+        state = copy.deepcopy(before)
+
+        @torch.no_grad()
+        def call() -> Tensor:
+            now, logits = state, []
+            for column in ids.unbind(1):
+                one, now = model.step(column, now)
+                logits.append(one)
+            return torch.stack(logits, 1)
+
+        return call
+
+    return make
+
+
+@torch.no_grad()
+def _after_the_text(contestant: "Implementation", question: Question) -> tuple[Any, Any]:
+    """The model and its state when it has read the text, token by token."""
+    x = _given(contestant, question)
+    model: Any = contestant.model(x, question.case)
+    if not hasattr(model, "step") or not all(hasattr(part.mixer, "step") for part in model.modules() if hasattr(part, "mixer")):
+        raise Unsupported("has no step form")
+    state = None
+    for column in x.ids.to(question.case.device).unbind(1):
+        _, state = model.step(column, state)
+    return model, state
+
+
+def _carried(contestant: "Implementation", question: Question) -> int:
+    """Bytes that a step hands to the next, as the tensors say: a model's state, or what the spec says that is carried."""
+    spec = contestant.spec
+    if spec.of_modules:
+        model, state = _after_the_text(contestant, question)
+        return memory.kept_alive(state, besides=[*model.parameters(), *model.buffers()])
+    x = inputs(spec, question, 1)
+    call = calls(contestant, question)(1)
+    outputs = dict(zip((t.name for t in spec.contract.outputs), _listed(spec, call()[0]), strict=True))
+    carried = spec.costs.carried if spec.costs else ()
+    return sum(t.numel() * t.element_size() for t in ({**x, **outputs}[name] for name in carried))
+
+
+def _given(contestant: "Implementation", question: Question) -> Bunch:
+    return contestant.spec.inputs(question.case, "normal", _seed(question, 0))
+
+
+def _seed(question: Question, i: int) -> int:
+    return random.Random(f"{question.seed} {i}").randrange(2**31)
+
+
+def _listed(spec: Spec, answer: Any) -> list[Tensor]:
+    """Outputs in the order of the contract."""
+    if isinstance(answer, Mapping):
+        return [answer[t.name] for t in spec.contract.outputs]
+    return list(answer) if isinstance(answer, tuple | list) else [answer]

@@ -1,0 +1,210 @@
+"""Records of a cost as curves over length, one for each implementation, case, form and dtype: fitted, ranked and drawn."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from harness import catalogue, clock, growth
+from harness.cell import OK, Record
+from harness.plan import outside
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MODELS = "language models"
+PER_PANEL = 9  # curves, as many as can be told apart
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What one implementation was measured to take, by length: the records, and those that have no number."""
+
+    spec: str
+    subject: str
+    case: str
+    form: str
+    dtype: str
+    batch: int
+    device: str
+    good: Mapping[int, Sequence[Record]]
+    failed: Sequence[Record]
+
+    @property
+    def question(self) -> tuple[str, str, str, str, int]:
+        """What is asked of everybody alike, but for the length."""
+        return (self.group, self.case, self.form, self.dtype, self.batch)
+
+    @property
+    def group(self) -> str:
+        """The spec of an operator; all language models are asked the same."""
+        return MODELS if _of_modules(self.spec) else self.spec
+
+    @property
+    def name(self) -> str:
+        """The implementation as a row or a line names it, under its spec."""
+        return self.subject if self.group == MODELS else self.subject.partition("/")[2]
+
+    def samples(self, key: str) -> dict[int, list[float]]:
+        """Samples of a value by length, in the order of rounds; a single number is one sample."""
+        return {n: [float(x) for r in of for x in _listed(r.values.get(key))] for n, of in self.good.items()}
+
+    def fitted(self, key: str) -> growth.Fit | None:
+        """The growth of a value; rounds are samples of the same number at each length."""
+        samples = {n: of for n, of in self.samples(key).items() if of}
+        least = min(map(len, samples.values()), default=0)
+        return growth.fit({str(n): of[:least] for n, of in samples.items()}) if least else None
+
+    @property
+    def note(self) -> str:
+        """How the cells ended that have no number: said once for all lengths where it is the same."""
+        said = {f"{r.outcome.replace('_', ' ')}: {r.note.splitlines()[0].strip() if r.note else ''}": None for r in self.failed}
+        lengths = sorted({int(r.cell.settings["length"]) for r in self.failed})
+        where = f" (at {', '.join(f'{n:,}' for n in lengths)})" if said and self.good else ""
+        return "; ".join(said) + where
+
+    def declared(self, what: str) -> str:
+        """The growth that the file of an operator declares (of time, step, memory, state); of a model, what its paper says."""
+        implementation = self.subject.partition("/")[2].partition(":")[0]
+        if self.group == MODELS:
+            return growth.CLAIMED.get(self.spec, {}).get(OF_PAPERS.get((what, self.form), ""), "")
+        known = catalogue.implementations(self.spec).get(f"{self.spec}/{implementation}")
+        return known.facts.get("grows", {}).get("step" if self.form == "step" and what == "time" else what, "") if known else ""
+
+
+OF_PAPERS = {
+    ("time", "forward"): "prefill_s",
+    ("time", "training"): "training_s",
+    ("time", "step"): "step_s",
+    ("memory", "training"): "training_bytes",
+    ("state", "step"): "state_bytes",
+}
+
+
+def of(records: Iterable[Record]) -> list[Curve]:
+    """The curves of some records, in the order of their questions."""
+
+    def about(r: Record) -> tuple[Any, ...]:
+        asked = r.cell.settings
+        return (r.cell.spec, r.cell.case, asked["form"], r.cell.dtype, asked["batch"], r.cell.device, r.cell.subject)
+
+    found = []
+    for (spec, case, form, dtype, batch, device, subject), group in groupby(sorted(records, key=about), key=about):
+        mates = sorted(group, key=lambda r: (r.cell.seed, r.cell.settings.get("round", 0)))
+        good: dict[int, list[Record]] = {}
+        for r in mates:
+            if r.outcome == OK:
+                good.setdefault(int(r.cell.settings["length"]), []).append(r)
+        bad = [r for r in mates if r.outcome != OK]
+        found.append(Curve(spec, subject, case, form, dtype, batch, device, dict(sorted(good.items())), bad))
+    return sorted(found, key=lambda curve: curve.question)
+
+
+def grouped(curves: Sequence[Curve]) -> dict[str, list[Curve]]:
+    """Curves by the table that they belong to."""
+    return {name: list(group) for name, group in groupby(curves, key=lambda curve: curve.group)}
+
+
+def figures(curves: Sequence[Curve], key: str, label: str, times: float = 1.0) -> "dict[str, Figure]":
+    """For each group a log-log picture of a value over length: a panel for each question, 95 % intervals of medians as bars."""
+    return {name: figure for name, group in grouped(curves).items() if (figure := _figure(group, key, label, times))}
+
+
+def _figure(group: Sequence[Curve], key: str, label: str, times: float) -> "Figure | None":
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    panels: dict[str, list[Curve]] = {}
+    for question, mates in groupby(group, key=lambda curve: curve.question):
+        lines = [curve for curve in mates if any(curve.samples(key).values())]
+        for i in range(0, len(lines), PER_PANEL):
+            _, case, form, dtype, batch = question
+            told = [case if case != "plain" else "", form, dtype, f"batch {batch}" if batch > 1 else ""]
+            panels[", ".join(filter(None, told)) + (f" ({i // PER_PANEL + 1})" if len(lines) > PER_PANEL else "")] = lines[
+                i : i + PER_PANEL
+            ]
+    if not panels:
+        return None
+    columns = min(4, len(panels))
+    rows = -(-len(panels) // columns)
+    drawn, axes = pyplot.subplots(
+        rows, columns, figsize=(1 + 4.2 * columns, 3.6 * rows), squeeze=False, sharey=True, layout="constrained"
+    )
+    for axis, (title, lines) in zip(axes.flat, panels.items(), strict=False):
+        for curve in lines:
+            _draw(axis, curve, key, times)
+        axis.set_title(title, fontsize=9)
+        axis.set_xscale("log", base=2)
+        axis.set_yscale("log")
+        axis.set_xlabel("length")
+        axis.legend(fontsize=6, frameon=False)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    for row in axes:
+        row[0].set_ylabel(label)
+    pyplot.close(drawn)
+    return drawn
+
+
+def _draw(axis: Any, curve: Curve, key: str, times: float) -> None:
+    samples = {n: of for n, of in curve.samples(key).items() if of}
+    middles = [times * clock.middle(of) for of in samples.values()]
+    between = [clock.interval(of) or (min(of), max(of)) for of in samples.values()]
+    low = [max(0.0, m - times * i[0]) for m, i in zip(middles, between, strict=True)]
+    high = [max(0.0, times * i[1] - m) for m, i in zip(middles, between, strict=True)]
+    axis.errorbar(list(samples), middles, yerr=[low, high], marker="o", markersize=3, linewidth=1, capsize=2, label=curve.name)
+
+
+def standing(curve: Curve, key: str, among: Sequence[Curve], at: int) -> float | None:
+    """How many times the best of those that answered the same question in the same run it takes, at one length."""
+    own = _by_run(curve, key, at)
+    ratios = []
+    for run, middle in own.items():
+        rivals = [other[run] for other in (_by_run(c, key, at) for c in among if c.question == curve.question) if run in other]
+        if len(rivals) > 1:
+            ratios.append(middle / min(rivals))
+    return clock.middle(ratios) if ratios else None
+
+
+def _by_run(curve: Curve, key: str, at: int) -> dict[str, float]:
+    records = sorted(curve.good.get(at, ()), key=lambda r: r.run)
+    by_run = {run: [x for r in of for x in _listed(r.values.get(key))] for run, of in groupby(records, key=lambda r: r.run)}
+    return {run: clock.middle(samples) for run, samples in by_run.items() if samples}
+
+
+def ratio(more: Sequence[float], less: Sequence[float]) -> tuple[float, float, float] | None:
+    """The ratio of two medians, and the widest that the 95 % intervals of both allow; None where one has no samples."""
+    if not more or not less:
+        return None
+    (a_low, a_high), (b_low, b_high) = (clock.interval(of) or (min(of), max(of)) for of in (more, less))
+    return clock.middle(more) / clock.middle(less), a_low / b_high, a_high / b_low
+
+
+def shortened(values: Iterable[float | None], digits: int = 4) -> list[float | None]:
+    """Numbers to so many digits that count."""
+    return [None if value is None else float(f"{value:.{digits}g}") for value in values]
+
+
+def told(found: growth.Fit | None) -> str | None:
+    """An exponent with its interval, as a table says it."""
+    if found is None:
+        return None
+    low_high = f" ({found.interval[0]:.2f} to {found.interval[1]:.2f})" if found.interval else ""
+    return f"{found.exponent:.2f}{low_high}"
+
+
+def verdict(found: growth.Fit | None, declared: str) -> str | None:
+    """What the growth measured says of the growth declared."""
+    return growth.verdict(found, declared) if declared else None
+
+
+def _listed(value: Any) -> list[float]:
+    return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
+
+
+@cache
+def _of_modules(spec: str) -> bool:
+    return not outside(spec) and catalogue.load_spec(spec).of_modules

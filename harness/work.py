@@ -1,0 +1,143 @@
+"""The cells of the suites that say what a component costs: which there are, what case each asks, what its formula expects.
+
+Operators are asked at the sizes that their specs give to `work`, with the axes of length as long as the cell says; language
+models at the sizes below, each with about as many parameters.
+"""
+
+from collections.abc import Iterator, Mapping
+from itertools import product
+from typing import Any
+
+import torch
+
+from harness import catalogue, terms
+from harness.cell import Cell
+from harness.cost import FORMS, Question, steps_of_a_model
+from harness.plan import Selection
+from harness.spec import DTYPES, Case, Spec
+
+# lengths; sizes and parameters of every language model; by which factors the sizes of operators grow.
+SCALES: dict[str, dict[str, Any]] = {
+    "smoke": {"lengths": (16, 32, 64), "model": {"d": 32, "h": 2, "l": 2}, "parameters": 41_600, "grown": {}},
+    "default": {"lengths": (128, 512, 2048), "model": {"d": 96, "h": 4, "l": 3}, "parameters": 383_712, "grown": {}},
+    "full": {
+        "lengths": (1024, 4096, 16_384),
+        "model": {"d": 512, "h": 8, "l": 8},
+        "parameters": 25_000_000,
+        "grown": {"h": 4, "g": 4, "d": 2, "e": 2},
+    },
+}
+SYMBOLS, TRAINED = 256, 128  # of language models: symbols, and the length that they are made for
+
+
+def cells(selection: Selection, suite: str, rounds: int = 1) -> Iterator[Cell]:
+    """Cells in an order in which all implementations answer a question, each in a fresh process, before the next is asked."""
+    told = {key: selection.settings[key] for key in ("scale", "threads")}
+    lengths = selection.chosen("length", map(str, SCALES[told["scale"]]["lengths"]))
+    for spec, case, dtype, form, batch in _questions(selection):
+        asked = {"form": form, "batch": int(batch)}
+        for seed, number in product(selection.seeds, range(rounds)):
+            round_ = {"round": number} if rounds > 1 else {}
+            for (name, variant), length in product(selection.contestants(spec), lengths):
+                settings = {**told, **asked, "length": int(length), **round_}
+                yield Cell(suite, spec, name, variant, case, dtype, selection.device, seed, settings)
+
+
+def _questions(selection: Selection) -> Iterator[tuple[str, str, str, str, str]]:
+    """Spec, case, dtype, form and batch of what is asked at each length."""
+    for item in selection.specs():
+        spec = catalogue.load_spec(item.name)
+        yield from product(
+            [item.name],
+            selection.chosen("case", cases(spec)),
+            selection.chosen("dtype", _dtypes(selection)),
+            selection.chosen("form", forms(spec)),
+            selection.chosen("batch", _batches(spec, selection)),
+        )
+
+
+def cases(spec: Spec) -> list[str]:
+    """Names of the cases that are timed."""
+    return list(spec.costs.cases) if spec.costs and not spec.of_modules else ["plain"]
+
+
+def forms(spec: Spec) -> list[str]:
+    """The forms in which a spec can be asked."""
+    if spec.of_modules:
+        return list(FORMS)
+    case = spec.case(next(iter(spec.cases)))
+    without = {"training"} if not spec.differentiable(case) else set()
+    return [form for form in FORMS if form not in without | (set() if spec.costs and spec.costs.step else {"step"})]
+
+
+def question(cell: Cell, spec: Spec) -> Question:
+    """What a cell asks."""
+    asked, scale = cell.settings, SCALES[cell.settings["scale"]]
+    case = spec.case(cell.case, DTYPES[cell.dtype], cell.device)
+    seed = cell.seed * 1000 + asked.get("round", 0)
+    if spec.of_modules:
+        sizes = {**scale["model"], "v": SYMBOLS, "t": TRAINED, "b": asked["batch"], "n": asked["length"]}
+        case = case.resized({**sizes, **terms.options_of(cell)})
+        case = case.resized({"f": _width(spec, case, scale["parameters"])})
+    elif spec.costs:
+        grown = {axis: size * scale["grown"].get(axis, 1) for axis, size in spec.costs.sizes.items()}
+        grown |= {"b": asked["batch"] * grown["b"]} if "b" in grown else {}
+        along = dict.fromkeys(spec.costs.along, asked["length"])
+        step = spec.costs.step if asked["form"] == "step" and spec.costs.step else {}
+        case = case.resized({**grown, **along, **spec.costs.cases[cell.case], **step})
+    return Question(case, asked["form"], asked["length"], seed, asked["threads"])
+
+
+def small(spec: Spec, question: Question) -> Case:
+    """The named case in which the rounding budget is found: with the options of what is timed, at its own sizes."""
+    options = {key: value for key, value in question.case.values.items() if key in spec.options and isinstance(value, str | bool)}
+    named = [name for name in spec.cases if options.items() <= spec.case(name).values.items()]
+    name = question.case.name if question.case.name in named or not named else named[0]
+    return spec.case(name, question.case.dtype, question.case.device)
+
+
+def operations(spec: Spec, question: Question) -> float:
+    """Floating-point operations that nobody can spare: backward takes twice those of forward; a step of a model, its share."""
+    if steps_of_a_model(spec, question):
+        further = question.case.resized({"n": question.case.n + 1})
+        return spec.operations(further) - spec.operations(question.case)
+    return spec.operations(question.case) * (3 if question.form == "training" else 1)
+
+
+def moved(spec: Spec, question: Question) -> int:
+    """Bytes that must be read and written at least: inputs, parameters and outputs once; in training their gradients too."""
+    case = question.case.resized({"n": 1}) if steps_of_a_model(spec, question) else question.case
+    given = {t.name: _bytes(t, case) for t in spec.given(case)}
+    made = {t.name: _bytes(t, case) for t in spec.contract.outputs}
+    if spec.of_modules:
+        given = {name: size for name, size in given.items() if not name.startswith("embedding.")}
+    gradients = sum(given.get(name, 0) for name in spec.differentiable(case)) + sum(made.values())
+    return sum(given.values()) + sum(made.values()) + (gradients if question.form == "training" else 0)
+
+
+def _bytes(tensor: Any, case: Case) -> int:
+    size = {"float": case.dtype.itemsize, "int": torch.int64.itemsize}.get(tensor.kind, torch.float32.itemsize)
+    return int(torch.Size(tensor.shape(case.values)).numel()) * size
+
+
+def _width(spec: Spec, case: Case, budget: int) -> int:
+    """The width f of the feed-forward part, a multiple of 8, that brings the parameters of a spec nearest to the budget."""
+
+    def parameters(f: int) -> int:
+        wide = case.resized({"f": f})
+        return sum(torch.Size(t.shape(wide.values)).numel() for t in spec.given(wide) if "." in t.name)
+
+    few, many = parameters(terms.STEP), parameters(2 * terms.STEP)
+    return terms.STEP * max(1, round(1 + (budget - few) / (many - few))) if many > few else 4 * int(case.d)
+
+
+def _dtypes(selection: Selection) -> Mapping[str, Any]:
+    """On the CPU float32, unless another is named: 16 bits are emulated on many."""
+    if selection.words["dtype"] == "*" and selection.device == "cpu":
+        return {"float32": DTYPES["float32"]}
+    return DTYPES
+
+
+def _batches(spec: Spec, selection: Selection) -> list[str]:
+    axes = spec.contract.axes
+    return [batch for batch in str(selection.settings["batch"]).split(",") if batch == "1" or "b" in axes]

@@ -1,0 +1,240 @@
+"""How long does it take? Time of forward, training and a step of decoding over length, beside the machine's ceilings.
+
+What is timed is judged first: in its named case with the rounding budget, then at the very sizes that are timed; one of the timed
+answers, chosen by chance, is judged again. The cells of all implementations are interleaved, each in a fresh process, `rounds`
+times over.
+"""
+
+import math
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import pandas as pd
+
+from harness import ceilings, clock, curves, judge, work
+from harness.cell import OK, WRONG, Answer, Cell, Record
+from harness.claims import Claim, Side, claimed
+from harness.curves import Curve
+from harness.implementation import Implementation, check_compiled
+from harness.plan import Selection
+
+settings = {"scale": "default", "form": "*", "length": "*", "batch": "1", "threads": 1, "rounds": 3}
+choices = {"scale": ("smoke", "default", "full")}
+limits = {"timeout": 300.0, "memory": 16.0, "workers": 1}
+isolated = True  # what is timed stands in a process of its own, and the judge's clock runs beside its own
+SLOWER_CLOCK, LOST_S = 0.05, 0.25  # by how much the clock over there may fall behind the judge's: a share, and seconds
+
+FLASH, PLAIN = "attention/torch_sdpa:flash", "attention/plain"
+ROPE, STREAMING = "transformer_rope/torch_sdpa", "transformer_streaming/torch_blocks:four_sinks"
+RETNET, LINEAR = "retnet/torch_parallel", "linear_transformer/torch_chunks"
+RMT, MEGABYTE = "rmt/torch_sdpa", "megabyte/torch_sdpa"
+CHUNKWISE, PARALLEL = "retention/chunkwise:chunk_64", "retention/parallel"
+CLAIMS = (
+    Claim(
+        "fused attention is faster than attention that writes its scores to memory",
+        "2205.14135",
+        "up to 7.6 times (GPT-2, A100)",
+        Side(PLAIN, "forward", case="causal"),
+        Side(FLASH, "forward", case="causal"),
+        above=1.0,
+    ),
+    Claim(
+        "... and so is its training",
+        "2205.14135",
+        "2 to 4 times",
+        Side(PLAIN, "training", case="causal"),
+        Side(FLASH, "training", case="causal"),
+        above=1.0,
+    ),
+    Claim(
+        "a step of RetNet takes as long after a long text as after a short one",
+        "2307.08621 (fig. 6)",
+        "constant",
+        Side(RETNET, "step"),
+        Side(RETNET, "step", shortest=True),
+        below=1.2,
+    ),
+    Claim(
+        "a step with a cache of keys and values takes longer the longer the text",
+        "2307.08621 (fig. 6)",
+        "8.4 times slower than RetNet (7B, 8k)",
+        Side(ROPE, "step"),
+        Side(ROPE, "step", shortest=True),
+        above=1.2,
+    ),
+    Claim(
+        "retention in chunks trains faster than in parallel",
+        "2307.08621 (table 4)",
+        "-",
+        Side(PARALLEL, "training"),
+        Side(CHUNKWISE, "training"),
+        above=1.0,
+    ),
+    Claim(
+        "a step of linear attention takes constant time",
+        "2006.16236",
+        "constant",
+        Side(LINEAR, "step"),
+        Side(LINEAR, "step", shortest=True),
+        below=1.2,
+    ),
+    Claim(
+        "a rolling cache with sinks is faster than computing a sliding window anew for each token",
+        "2309.17453 (fig. 10)",
+        "up to 22.2 times",
+        Side(ROPE, "forward", shortest=True),
+        Side(STREAMING, "step"),
+        above=1.0,
+    ),
+    Claim(
+        "RMT is linear in the number of segments",
+        "2304.11062",
+        "exponent 1",
+        Side(RMT, "forward"),
+        Side(RMT, "forward", shortest=True),
+        below=1.2,
+        per_length=True,
+    ),
+    Claim(
+        "MEGABYTE generates faster than a transformer that reads each byte",
+        "2305.07185 (table 6)",
+        "1.4 times, with 3.7 times the parameters",
+        Side(ROPE, "step"),
+        Side(MEGABYTE, "step"),
+        above=1.0,
+    ),
+)
+
+
+def plan(selection: Selection) -> Iterator[Cell]:
+    """A cell for each implementation, case, dtype, form, batch and length, in each round."""
+    return work.cells(selection, "speed", selection.settings["rounds"])
+
+
+def cost(cell: Cell) -> float:
+    """About how many seconds a cell takes."""
+    return 0.9 + (cell.settings["length"] / 2048) ** 2 * (4 if cell.settings["form"] == "training" else 2)
+
+
+def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, str], None]) -> Answer:
+    """Samples in seconds of a call that was judged, with what it must do at least and what this machine can do at most."""
+    check_compiled(cell)
+    spec, question = contestant.spec, work.question(cell, contestant.spec)
+    limit = ceilings.here(cell.device, question.threads)
+    progress(0.1, "judging")
+    wrong = judge.before_work(contestant, cell.subject, question, work.small(spec, question), cell.seed)
+    if wrong.outcome != OK:
+        return replace(wrong, note=f"not timed, for it is wrong\n{wrong.note}")
+    progress(0.5, "timing")
+    began = time.perf_counter()
+    values, got = contestant.costed("timed", question, random.SystemRandom().randrange(2**16))
+    took = time.perf_counter() - began
+    if complaint := _clock_complaint(values, took):
+        return Answer(WRONG, {}, complaint)
+    progress(0.8, "judging what was timed")
+    again = judge.at_work(contestant, question, values["checked"], got)
+    if again.outcome != OK:
+        return replace(again, note=f"timed it answers otherwise than judged\n{again.note}")
+    operations, moved = work.operations(spec, question), work.moved(spec, question)
+    floor = ceilings.FLOOR * ceilings.here(cell.device, 0).floor_s(operations, moved)
+    if min(values["seconds"]) < floor:
+        return Answer(
+            WRONG,
+            {},
+            f"faster than this machine can be: {min(values['seconds']):.3g} s for {operations:.3g} operations and {moved:.3g} "
+            f"bytes, which take {floor:.3g} s at the fastest rates seen here",
+        )
+    told = {key: values[key] for key in ("seconds", "first_s", "prepare_s")}
+    held = {"flops": operations, "bytes": moved, "roofline_s": limit.roofline_s(operations, moved, cell.dtype)}
+    return Answer(OK, {**told, **held, "score": wrong.values["score"], "ceilings": asdict(limit)})
+
+
+def _clock_complaint(values: dict[str, Any], took: float) -> str:
+    """What is wrong with times that the other process tells, by the clock of this one; nothing, as a rule."""
+    seconds = [values["prepare_s"], values["first_s"], values["whole_s"], *values["seconds"]]
+    if not values["seconds"] or not all(isinstance(s, int | float) and 0 < s < math.inf for s in seconds):
+        return "its clock says what is no time"
+    if values["whole_s"] < (1 - SLOWER_CLOCK) * took - LOST_S or sum(values["seconds"]) > took:
+        return f"its clock is not the judge's: {values['whole_s']:.3g} s over there were {took:.3g} s here"
+    return ""
+
+
+def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
+    """For each operator, and for language models together, a row an implementation and question; then the papers' claims."""
+    every = curves.of(records)
+    frames = {
+        f"{name} (milliseconds by length; medians)": pd.DataFrame([_row(curve, group) for curve in group])
+        for name, group in curves.grouped(every).items()
+    }
+    if rows := claimed(CLAIMS, every, "seconds"):
+        frames["What the papers claim"] = pd.DataFrame(rows)
+    return frames
+
+
+def _row(curve: Curve, group: Sequence[Curve]) -> dict[str, Any]:
+    samples = {n: of for n, of in curve.samples("seconds").items() if of}
+    lengths = sorted({n for mate in group for n in mate.good} | {int(r.cell.settings["length"]) for m in group for r in m.failed})
+    row: dict[str, Any] = {"case": curve.case, "form": curve.form, "dtype": curve.dtype, "implementation": curve.subject}
+    row |= {f"{n:,}": 1000 * clock.middle(samples[n]) if n in samples else None for n in lengths}
+    row = dict(zip(row, [*list(row.values())[:4], *curves.shortened(list(row.values())[4:])], strict=True))
+    if not samples:
+        return row | {"note": curve.note}
+    last = max(samples)
+    middle, record = clock.middle(samples[last]), curve.good[last][0]
+    between = clock.interval(samples[last])
+    found, declared = curve.fitted("seconds"), curve.declared("time")
+    best = curves.standing(curve, "seconds", group, last)
+    return row | {
+        "95 % of the last": f"{1000 * between[0]:.4g} to {1000 * between[1]:.4g}" if between else None,
+        "x best": None if best is None else round(best, 2),
+        "GFLOP/s": float(f"{record.values['flops'] / middle / 1e9:.3g}"),
+        "GB/s": float(f"{record.values['bytes'] / middle / 1e9:.3g}"),
+        "of roofline": f"{record.values['roofline_s'] / middle:.1%}",
+        "first call": float(f"{1000 * clock.middle([r.values['first_s'] for r in curve.good[last]]):.3g}"),
+        "exponent": curves.told(found),
+        "declared": declared or None,
+        "verdict": curves.verdict(found, declared),
+        "note": curve.note or None,
+    }
+
+
+def pictures(records: Sequence[Record]) -> dict[str, Any]:
+    """Time over length, for each operator and for language models; and where all of it stands under the roofline."""
+    every = curves.of(records)
+    drawn: dict[str, Any] = curves.figures(every, "seconds", "milliseconds", 1000)
+    if found := _roofline([curve for curve in every if curve.form == "forward" and curve.good]):
+        drawn["roofline"] = found
+    return drawn
+
+
+def _roofline(found: Sequence[Curve]) -> Any:
+    """Operations a second against operations a byte, at the longest length, under what the machine can do."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    if not found:
+        return None
+    drawn, axis = pyplot.subplots(figsize=(9, 6), layout="constrained")
+    limit = ceilings.Ceilings(**next(iter(next(iter(found[0].good.values())))).values["ceilings"])
+    spots = []
+    for name, group in curves.grouped(found).items():
+        points = [(curve.good[max(curve.good)], curve) for curve in group]
+        x = [records[0].values["flops"] / records[0].values["bytes"] for records, _ in points]
+        y = [
+            records[0].values["flops"] / clock.middle([s for r in records for s in r.values["seconds"]]) for records, _ in points
+        ]
+        spots += x
+        axis.plot(x, y, "o" if name != curves.MODELS else "x", markersize=5, label=name)
+    line = [min(spots) / 2, *sorted(rate / limit.copied for rate in limit.products.values()), max(spots) * 2]
+    for dtype in sorted({curve.dtype for curve in found}):
+        axis.plot(line, [min(limit.products[dtype], x * limit.copied) for x in line], color="black", linewidth=1)
+        axis.annotate(f"{dtype}, {limit.threads or 'all'} thread(s)", (line[-1], limit.products[dtype]), ha="right", va="bottom")
+    axis.set(xscale="log", yscale="log", xlabel="operations a byte", ylabel="operations a second")
+    axis.legend(fontsize=7, frameon=False, ncols=2, loc="lower right")
+    pyplot.close(drawn)
+    return drawn
