@@ -57,7 +57,7 @@ def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
     for record in records:
         model = f"{record.cell.settings['model']}{f':{record.cell.variant}' if record.cell.variant else ''}"
         row: dict[str, Any] = {"model": model, "t is": record.values.get("length")}
-        notes = [f"{record.outcome.replace('_', ' ')}: {record.note.partition(chr(10))[0]}"] if record.outcome != OK else []
+        notes = [record.in_brief] if record.outcome != OK else []
         for name in PARTS:
             bits = record.values.get("bits_per_byte", {}).get(name)
             told = isinstance(bits, list)

@@ -96,9 +96,7 @@ def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
         for (subject, device), group in groupby(mates, key=lambda r: (r.cell.subject, r.cell.device)):
             of_model = list(group)
             model = {"model": subject} | ({"device": device} if device != "cpu" else {})
-            failed = [
-                f"{r.outcome.replace('_', ' ')}: {r.note.splitlines()[0] if r.note else ''}" for r in of_model if r.outcome != OK
-            ]
+            failed = [r.in_brief for r in of_model if r.outcome != OK]
             good = [r.values["recall"] for r in of_model if r.outcome == OK]
             for n in map(str, lengths(length)) if good else [None]:
                 row, notes = _row([values[n] for values in good if n]), [*failed]

@@ -89,11 +89,7 @@ def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
     ):
         mates = list(group)
         good = [r for r in mates if r.outcome == OK]
-        said = "; ".join(
-            dict.fromkeys(
-                f"{r.outcome.replace('_', ' ')}: {r.note.splitlines()[0] if r.note else ''}" for r in mates if r.outcome != OK
-            )
-        )
+        said = "; ".join(dict.fromkeys(r.in_brief for r in mates if r.outcome != OK))
         length = SCALES[scale]["length"]
         origin = origins.get(mates[0].digests.get("text"), "the text")
         model = {"model": subject} | ({"device": device} if device != "cpu" else {})

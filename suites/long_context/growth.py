@@ -304,7 +304,7 @@ def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
     ):
         mates = list(group)
         good = [r.values for r in mates if r.outcome == OK]
-        failed = [f"{r.outcome.replace('_', ' ')}: {r.note.splitlines()[0] if r.note else ''}" for r in mates if r.outcome != OK]
+        failed = [r.in_brief for r in mates if r.outcome != OK]
         claimed = CLAIMED.get(mates[0].cell.spec, {})
         model = {"model": subject} | ({"device": device} if device != "cpu" else {})
         for key, told in QUANTITIES.items():

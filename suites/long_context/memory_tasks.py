@@ -78,7 +78,7 @@ def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
             own = list(of_model)
             model = {"model": subject} | ({"device": device} if device != "cpu" else {})
             values = [r.values for r in own if r.outcome == OK]
-            failed = (f"{r.outcome.replace('_', ' ')}: {(r.note.splitlines() or [''])[0]}" for r in own if r.outcome != OK)
+            failed = [r.in_brief for r in own if r.outcome != OK]
             row, reasons = _row([v["accuracy"] for v in values])
             note = "; ".join(dict.fromkeys([*failed, *reasons]))
             frames.setdefault(title, []).append({**model, **row, "seeds": len(values), "note": note})

@@ -132,9 +132,7 @@ def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
             model = {"model": subject} | ({"device": device} if device != "cpu" else {})
             good = [r.values for r in of_model if r.outcome == OK]
             notes = [f"unsupported: {values['stopped']}" for values in good if values["stopped"]]
-            notes += [
-                f"{r.outcome.replace('_', ' ')}: {r.note.splitlines()[0] if r.note else ''}" for r in of_model if r.outcome != OK
-            ]
+            notes += [r.in_brief for r in of_model if r.outcome != OK]
             for title, row in zip(titles, (_quality(good, length, n), _costs(good, length, n)), strict=True):
                 frames.setdefault(title, []).append({**model, **row, "note": "; ".join(dict.fromkeys(notes))})
         if rows := readings(asked, length, n):
