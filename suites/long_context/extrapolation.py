@@ -2,17 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from itertools import groupby
 from typing import Any
 
 import pandas as pd
 import torch
 
-from harness import Unsupported, interval, judge, terms
-from harness.cell import OK, Cell, Record
+from harness import Unsupported, judge, terms
+from harness.cell import Cell, Record
 from harness.implementation import Implementation
 
-from . import bits_per_byte, claims, recall, training
+from . import bits_per_byte, claims, recall, rows, training
 from . import memory as effective_memory
 from . import pictures as drawing
 from .scales import SCALES, TIMES, scale_of, text_of
@@ -80,50 +79,21 @@ def after_text(documents: Sequence[bytes], distance: int, count: int, seed: int)
 def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
     """Bits per byte and horizon, recall, and training: a row a model; means over seeds, with half widths of 95 % intervals."""
     frames: dict[str, list[dict[str, Any]]] = {}
-    ordered = sorted(
-        records, key=lambda r: (r.cell.settings["scale"], r.digests.get("text", ""), r.cell.subject, r.cell.device, r.cell.seed)
-    )
-    origins = {r.digests.get("text"): r.values["text"] for r in ordered if r.outcome == OK}
-    for (scale, _, subject, device), group in groupby(
-        ordered, key=lambda r: (r.cell.settings["scale"], r.digests.get("text", ""), r.cell.subject, r.cell.device)
-    ):
-        mates = list(group)
-        good = [r for r in mates if r.outcome == OK]
-        said = "; ".join(dict.fromkeys(r.in_brief for r in mates if r.outcome != OK))
-        length = SCALES[scale]["length"]
-        origin = origins.get(mates[0].digests.get("text"), "the text")
-        model = {"model": subject} | ({"device": device} if device != "cpu" else {})
-        where = "" if scale == "default" else f", scale {scale}"
-        for title, row in (
-            (
-                f"Bits per byte at a context (its last {length // 2} bytes; trained at {length}{where}; {origin})",
-                _bits_row(good, length),
-            ),
-            (f"Recall of a fact after further bytes (chance {recall.CHANCE:g}{where}; {origin})", _recall_row(good, length)),
-            (
-                f"Effective memory (bits by which the next byte's distribution changes with the byte k back, in windows of"
-                f" {MEMORY_TIMES * length}{where}; {origin})",
-                _memory_row(good, length),
-            ),
-            (f"Training (the same for all{where}; {origin})", _training_row(good)),
-        ):
-            note = "; ".join(filter(None, [said, row.pop("note", "")]))
-            frames.setdefault(title, []).append({**model, **row, "note": note})
-    for (scale, _), group in groupby(ordered, key=lambda r: (r.cell.settings["scale"], r.digests.get("text", ""))):
-        mates = list(group)
-        if rows := claims.readings(mates, SCALES[scale]["length"]):
-            where = "" if scale == "default" else f", scale {scale}"
-            frames[f"Claims of the papers (read from these records, in bits per byte{where}; {mates[0].values.get('text')})"] = (
-                rows
-            )
-    return {title: _without_empty(pd.DataFrame(rows)) for title, rows in frames.items()}
+    for on in rows.by_text(records):
+        length = SCALES[on.scale]["length"]
+        for model, good, failed in rows.by_model(on.records):
+            for title, row in _rows(good, length, on.where).items():
+                note = rows.note([*failed, row.pop("note", "")])
+                frames.setdefault(title, []).append({**model, **row, "note": note})
+        if claimed := claims.readings(on.records, length):
+            frames[f"Claims of the papers (read from these records, in bits per byte; {on.where})"] = claimed
+    return {title: _without_empty(pd.DataFrame(found)) for title, found in frames.items()}
 
 
 def pictures(records: Sequence[Record]) -> dict[str, Any]:
     """Figures by title: the curves of the two first tables, for each scale."""
     found = {}
-    for scale in dict.fromkeys(r.cell.settings["scale"] for r in records if r.outcome == OK):
-        mates = [r for r in records if r.cell.settings["scale"] == scale]
+    for scale, mates in rows.by_scale(rows.good(records)):
         length = SCALES[scale]["length"]
         where = "" if scale == "default" else f" {scale}"
         found[f"bits per byte{where}"] = drawing.figure(
@@ -133,31 +103,40 @@ def pictures(records: Sequence[Record]) -> dict[str, Any]:
     return found
 
 
-def _bits_row(good: Sequence[Record], length: int) -> dict[str, Any]:
-    row: dict[str, Any] = {}
-    reasons: list[str] = []
-    for context in (times * length for times in TIMES):
-        samples = [r.values["bits_per_byte"][str(context)] for r in good]
-        row |= _entry(str(context), samples, reasons)
-    row["horizon"] = min((r.values["horizon"] for r in good), default=None)
-    return row | {"note": "; ".join(dict.fromkeys(reasons))}
+def _rows(good: Sequence[Record], length: int, where: str) -> dict[str, dict[str, Any]]:
+    """By title, what each table says of a model."""
+    contexts = [times * length for times in TIMES]
+    horizon = {"horizon": min((r.values["horizon"] for r in good), default=None)}
+    bits, recalled = (_over(good, key, at) for key, at in (("bits_per_byte", contexts), ("recall", [length // 2, *contexts])))
+    return {
+        f"Bits per byte at a context (its last {length // 2} bytes; trained at {length}; {where})": bits | horizon,
+        f"Recall of a fact after further bytes (chance {recall.CHANCE:g}; {where})": recalled,
+        (
+            f"Effective memory (bits by which the next byte's distribution changes with the byte k back, in windows of"
+            f" {MEMORY_TIMES * length}; {where})"
+        ): _memory_row(good, length),
+        f"Training (the same for all; {where})": _training_row(good),
+    }
 
 
-def _recall_row(good: Sequence[Record], length: int) -> dict[str, Any]:
+def _over(good: Sequence[Record], key: str, distances: Sequence[int]) -> dict[str, Any]:
+    """What is measured at each distance."""
     row: dict[str, Any] = {}
     reasons: list[str] = []
-    for distance in (length // 2, *(times * length for times in TIMES)):
-        row |= _entry(str(distance), [r.values["recall"][str(distance)] for r in good], reasons)
-    return row | {"note": "; ".join(dict.fromkeys(reasons))}
+    for distance in map(str, distances):
+        samples = [r.values[key][distance] for r in good]
+        row |= rows.entry(distance, samples)
+        reasons += rows.reasons(samples)
+    return row | {"note": rows.note(reasons)}
 
 
 def _memory_row(good: Sequence[Record], length: int) -> dict[str, Any]:
     row: dict[str, Any] = {}
     said = [r.values.get("influence", "measured before this table was there") for r in good]
-    reasons, measured = [x for x in said if isinstance(x, str)], [x for x in said if not isinstance(x, str)]
+    measured = [x for x in said if not isinstance(x, str)]
     for k in effective_memory.distances(MEMORY_TIMES * length):
         row |= {f"k = {k}": f"{bits_per_byte.mean([b for of in measured for b in of[str(k)]]):.1g}" if measured else None}
-    return row | {"note": "; ".join(dict.fromkeys(reasons))}
+    return row | {"note": rows.note(rows.reasons(said))}
 
 
 def _training_row(good: Sequence[Record]) -> dict[str, Any]:
@@ -183,16 +162,6 @@ def _training_row(good: Sequence[Record]) -> dict[str, Any]:
             filter(None, [f"weights of {told[0]['weights_of']}" if "weights_of" in told[0] else "", after, unequal])
         ),
     }
-
-
-def _entry(name: str, samples: Sequence[Any], reasons: list[str]) -> dict[str, Any]:
-    """A mean and its half width, or nothing and the reason."""
-    reasons += [sample for sample in samples if isinstance(sample, str)]
-    numbers = [sample for sample in samples if not isinstance(sample, str)]
-    if not numbers:
-        return {name: None, f"{name} ±": None}
-    middle, width = interval.of_trials_and_seeds(numbers)
-    return {name: round(middle, 3), f"{name} ±": round(width, 3)}
 
 
 def _without_empty(frame: pd.DataFrame) -> pd.DataFrame:

@@ -5,16 +5,15 @@ whole output is one answer, takes part here alone. An exact solver and one that 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from harness import Unsupported, interval, terms
-from harness.cell import OK, Cell, Record
+from harness.cell import Cell, Record
 from harness.implementation import Implementation
 
-from . import curriculum, facts
+from . import curriculum, facts, rows
 from . import pictures as drawing
 from .scales import SCALES, TIMES, scale_of, text_of
 
@@ -61,49 +60,36 @@ def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
     """The share right by segments of each task, a row a model and one each for the two baselines; then the training."""
     frames: dict[str, list[dict[str, Any]]] = {}
     trainings: dict[str, list[dict[str, Any]]] = {}
-    ordered = sorted(records, key=lambda r: (*_of(r), facts.NAMES.index(r.cell.case), r.cell.subject, r.cell.device, r.cell.seed))
-    for of, of_task in groupby(ordered, key=lambda r: (*_of(r), r.cell.case)):
-        mates = list(of_task)
-        scale = SCALES[of[0]]["memory"]
-        good = [r for r in mates if r.outcome == OK]
-        origin = good[0].values["text"] if good else "the same text"
-        where = f"{'' if of[0] == 'default' else f'scale {of[0]}, '}{origin}"
-        name, about = ABOUT[of[2]]
-        title = (
-            f"{name} (share right by segments of {scale['segment']} bytes, the question at their end; {about};"
-            f" trained on up to {len(scale['curriculum'])}; chance {facts.CHANCE:g}; {where})"
-        )
-        training = f"Training on the memory tasks (the same for all; the best of the rates; {where})"
-        for (subject, device), of_model in groupby(mates, key=lambda r: (r.cell.subject, r.cell.device)):
-            own = list(of_model)
-            model = {"model": subject} | ({"device": device} if device != "cpu" else {})
-            values = [r.values for r in own if r.outcome == OK]
-            failed = [r.in_brief for r in own if r.outcome != OK]
-            row, reasons = _row([v["accuracy"] for v in values])
-            note = "; ".join(dict.fromkeys([*failed, *reasons]))
-            frames.setdefault(title, []).append({**model, **row, "seeds": len(values), "note": note})
-            if values:
-                trainings.setdefault(training, []).append({"task": of[2], **model, **_training(values, scale)})
-        # The same rows for all models, so one record of each seed says it.
-        one_a_seed = list({r.cell.seed: r.values for r in good}.values())
-        for baseline in (EXACT, BLIND) if good else ():
-            row, _ = _row([values[baseline] for values in one_a_seed])
-            frames[title].append({"model": baseline, **row, "seeds": len(one_a_seed), "note": ""})
-    return {title: pd.DataFrame(rows) for title, rows in (frames | trainings).items()}
+    for on in rows.by_text(records):
+        training = f"Training on the memory tasks (the same for all; the best of the rates; {on.where})"
+        for task in (name for name in facts.NAMES if any(r.cell.case == name for r in on.records)):
+            mates, title = [r for r in on.records if r.cell.case == task], _title(task, on)
+            for model, good, failed in rows.by_model(mates):
+                row, reasons = _row([r.values["accuracy"] for r in good])
+                shown = {**model, **row, "seeds": len(good), "note": rows.note([*failed, *reasons])}
+                frames.setdefault(title, []).append(shown)
+                if good:
+                    told = _training([r.values for r in good], SCALES[on.scale]["memory"])
+                    trainings.setdefault(training, []).append({"task": task, **model, **told})
+            frames[title] += _baselines(rows.good(mates))
+    return {title: pd.DataFrame(found) for title, found in (frames | trainings).items()}
 
 
 def pictures(records: Sequence[Record]) -> dict[str, Any]:
     """Figures by title: for each scale, a panel a task."""
     found = {}
-    for scale in dict.fromkeys(r.cell.settings["scale"] for r in records if r.outcome == OK):
-        mates = [r for r in records if r.cell.settings["scale"] == scale and r.outcome == OK]
+    for scale, good in rows.by_scale(rows.good(records)):
         where = "" if scale == "default" else f" {scale}"
-        found[f"memory tasks{where}"] = _figure(mates, len(SCALES[scale]["memory"]["curriculum"]))
+        found[f"memory tasks{where}"] = _figure(good, len(SCALES[scale]["memory"]["curriculum"]))
     return found
 
 
-def _of(record: Record) -> tuple[str, str]:
-    return record.cell.settings["scale"], record.digests.get("text", "")
+def _title(task: str, on: rows.OnText) -> str:
+    scale, (name, about) = SCALES[on.scale]["memory"], ABOUT[task]
+    return (
+        f"{name} (share right by segments of {scale['segment']} bytes, the question at their end; {about};"
+        f" trained on up to {len(scale['curriculum'])}; chance {facts.CHANCE:g}; {on.where})"
+    )
 
 
 def _row(by_seed: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], list[str]]:
@@ -111,11 +97,18 @@ def _row(by_seed: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], list[str
     row: dict[str, Any] = {}
     reasons: list[str] = []
     for segments in map(str, SEGMENTS):
-        reasons += [of[segments] for of in by_seed if isinstance(of[segments], str)]
-        measured = [of[segments] for of in by_seed if not isinstance(of[segments], str)]
-        found = interval.of_trials_and_seeds(measured) if measured else None
-        row |= {segments: found and round(found[0], 3), f"{segments} ±": found and round(found[1], 3)}
+        row |= rows.entry(segments, [of[segments] for of in by_seed])
+        reasons += rows.reasons(of[segments] for of in by_seed)
     return row, reasons
+
+
+def _baselines(good: Sequence[Record]) -> list[dict[str, Any]]:
+    """What the exact solver and the blind one get right: all models have the same rows, so one record of each seed says it."""
+    one_a_seed = list({r.cell.seed: r.values for r in good}.values())
+    return [
+        {"model": baseline, **_row([values[baseline] for values in one_a_seed])[0], "seeds": len(one_a_seed), "note": ""}
+        for baseline in ((EXACT, BLIND) if one_a_seed else ())
+    ]
 
 
 def _training(values: Sequence[Mapping[str, Any]], scale: Mapping[str, Any]) -> dict[str, Any]:
