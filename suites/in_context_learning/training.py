@@ -14,6 +14,7 @@ from torch import nn
 
 from harness import Unsupported, catalogue, terms, weights
 from harness.cell import Cell
+from harness.connect.checkpoint import model_of
 from harness.implementation import Implementation
 from harness.nn import train
 
@@ -42,11 +43,6 @@ def stages(cell: Cell, contestant: Implementation, report: train.Report) -> Iter
         model = contestant.prepare(plain.resized(sizes | terms.options_of(cell))).to(cell.device)
         model.load_state_dict(learned)
         yield stage, model.eval(), told | ({"weights_of": giver.subject} if giver != cell else {})
-
-
-def model_of(cell: Cell) -> dict[str, str]:
-    """The checkpoint folder that a cell names, as what its case is told."""
-    return {"model": cell.settings["model"]} if "model" in cell.settings else {}
 
 
 def _as_it_came(cell: Cell, contestant: Implementation, of_folder: Mapping[str, str]) -> nn.Module:
