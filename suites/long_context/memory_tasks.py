@@ -13,7 +13,7 @@ from harness import Unsupported, interval, terms
 from harness.cell import Cell, Record
 from harness.implementation import Implementation
 
-from . import curriculum, facts, rows
+from . import claims, curriculum, facts, rows
 from . import pictures as drawing
 from .scales import SCALES, TIMES, scale_of, text_of
 
@@ -57,8 +57,9 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
 
 
 def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
-    """The share right by segments of each task, a row a model and one each for the two baselines; then the training."""
+    """The share right by segments of each task, a row a model and one each for the baselines; the claims; the training."""
     frames: dict[str, list[dict[str, Any]]] = {}
+    papers: dict[str, list[dict[str, Any]]] = {}
     trainings: dict[str, list[dict[str, Any]]] = {}
     for on in rows.by_text(records):
         training = f"Training on the memory tasks (the same for all; the best of the rates; {on.where})"
@@ -72,7 +73,10 @@ def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
                     told = _training([r.values for r in good], SCALES[on.scale]["memory"])
                     trainings.setdefault(training, []).append({"task": task, **model, **told})
             frames[title] += _baselines(rows.good(mates))
-    return {title: pd.DataFrame(found) for title, found in (frames | trainings).items()}
+        asked = claims.on_memory(len(SCALES[on.scale]["memory"]["curriculum"]), max(SEGMENTS))
+        if claimed := claims.readings(on.records, SCALES[on.scale]["memory"]["segment"], asked):
+            papers[f"Claims of the papers on memory tasks (read from these records, in share right; {on.where})"] = claimed
+    return {title: pd.DataFrame(found) for title, found in (frames | papers | trainings).items()}
 
 
 def pictures(records: Sequence[Record]) -> dict[str, Any]:

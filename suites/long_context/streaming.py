@@ -19,14 +19,13 @@ from harness import Unsupported, clock, interval, memory
 from harness.cell import OK, Cell, Record
 from harness.implementation import Implementation
 
-from . import bits_per_byte, rows, training
+from . import bits_per_byte, claims, rows, training
 from . import pictures as drawing
 from .scales import SCALES, scale_of, text_of
 
 STREAMS = 4
 BLOCK_TIMES, SETTLED_TIMES = 2, 32  # in training lengths: of what one sample is, and by when a state has stopped growing
 WATCH = 7  # later in the stream bytes are counted every so many tokens: no power of two, so every place in a segment comes up
-HOLDS = 0.05  # bits per byte: less than this is no rise worth the name
 
 
 def cost(cell: Cell) -> float:
@@ -221,6 +220,8 @@ CONSTANT = {
     "linear_transformer/torch_chunks": ("a linear transformer carries constant bytes", "2006.16236"),
     "lstm_lm/torch_lstm": ("an LSTM carries constant bytes", "doi:10.1162/neco.1997.9.8.1735"),
     f"{STREAMING}:four_sinks": ("a rolling cache carries constant bytes", "2309.17453"),
+    "transformer_lm_infinite/torch_blocks": ("LM-Infinite carries constant bytes", "2308.16137"),
+    "transformer_window/torch_sdpa": ("a sliding window carries constant bytes", "2310.06825"),
     "rmt/torch_sdpa": ("RMT carries constant bytes", "2304.11062"),
     "infinity_former/torch_sdpa": ("the infinity-former carries constant bytes", "2109.00301"),
 }
@@ -236,7 +237,9 @@ def readings(records: Sequence[Record], length: int, n: int) -> list[dict[str, A
     rows = []
     for subject, (sentence, source) in STABLE.items():
         changes = [change(values, length, n) for values in by_subject.get(subject, {}).values()]
-        rows += _rise(sentence, source, [of for of in changes if of], f"rises by under {HOLDS:g} bits", HOLDS, below=True)
+        rows += _rise(
+            sentence, source, [of for of in changes if of], f"rises by under {claims.HOLDS:g} bits", claims.HOLDS, below=True
+        )
     pairs = _paired(by_subject, f"{STREAMING}:no_sinks", f"{STREAMING}:four_sinks", length, n)
     rows += _rise("at its end, four sinks are better than none", "2309.17453", pairs, "differs by over 0 bits", 0.0, below=False)
     for subject, (sentence, source) in CONSTANT.items():
@@ -259,8 +262,7 @@ def _rise(
     if not differences:
         return []
     middle, width = interval.of_trials_and_seeds(differences)
-    resolved = abs(middle - margin) > width
-    here = ("shows" if (middle < margin) == below else "refuted") if resolved else "not resolved"
+    here = claims.verdict(middle, width, margin, below)
     return [{"claim": sentence, "arXiv": source, "claimed": claimed, "found": f"{middle:+.3f} ± {width:.3f} bits", "here": here}]
 
 

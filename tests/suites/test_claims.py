@@ -48,9 +48,37 @@ def test_rows_are_paired_by_seed_and_left_out_where_one_is_missing():
     assert verdicts(record(ROPE, rising(1.0)), record(LM_INFINITE, rising(0.0)))[claim] == "shows"
 
 
+def remembering(task: str, accuracy: dict[int, list[float]], seed: int = 0) -> Record:
+    values = {"accuracy": {str(segments): rows for segments, rows in accuracy.items()}}
+    cell = Cell("long-context", "rmt", "torch_sdpa", case=task, seed=seed, settings={"scale": "smoke", "text": ""})
+    return Record(cell, OK, values, "", {}, "machine", {}, 1.0, "2026-01-01", "run")
+
+
+def on_memory(*records: Record) -> dict[str, str]:
+    asked = suite.claims.on_memory(4, 16)
+    return {row["claim"]: row["here"] for row in suite.claims.readings(records, 16, asked)}
+
+
+@pytest.mark.parametrize(("right", "said"), [(400, "shows"), (300, "refuted"), (380, "not resolved")])
+def test_a_claim_that_a_memory_lasts_is_read_row_by_row(right: int, said: str):
+    known = remembering("detect", {4: [1.0] * 400, 16: [1.0] * right + [0.0] * (400 - right)})
+    assert on_memory(known) == {"RMT detects and memorizes beyond its curriculum": said}
+
+
+def test_what_was_not_asked_of_a_memory_is_no_claim():
+    ended = remembering("detect", {4: [1.0] * 8})
+    sentence = replace(ended, values={"accuracy": {"4": [1.0] * 8, "16": "positions end"}})
+    assert on_memory(ended) == on_memory(sentence) == {}
+
+
+def test_two_memory_tasks_of_one_model_are_told_apart():
+    easy, hard = remembering("detect", {16: [1.0] * 40}), remembering("reason", {16: [1.0, 0.0] * 20})
+    assert on_memory(easy, hard) == {"RMT finds reasoning harder than detecting": "shows"}
+
+
 def test_every_claim_names_models_that_there_are():
     known = catalogue.implementations()
-    for claim in suite.claims.CLAIMS:
+    for claim in (*suite.claims.CLAIMS, *suite.claims.on_memory(4, 16)):
         for row in (claim.more, claim.less):
             name, _, variant = row.of.partition(":")
             assert name in known, f"{claim.sentence}: there is no {name}"
