@@ -6,7 +6,7 @@ the two rows is theirs. A variant may name `options` of the spec.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -72,6 +72,12 @@ def fresh(cell: Cell, case: Case, seed: int) -> nn.Module:
     return Implementation.of(cell).prepare(case).to(cell.device)
 
 
-def asking(model: nn.Module, device: str) -> Callable[[Tensor], Tensor]:
-    """The model as a function of ids[b n] on the CPU."""
-    return lambda ids: model(ids.to(device)).cpu()
+@dataclass(frozen=True)
+class Asking:
+    """A model on a device as a function of ids[b n] on the CPU."""
+
+    model: Callable[[Tensor], Tensor]
+    device: str
+
+    def __call__(self, ids: Tensor) -> Tensor:
+        return self.model(ids.to(self.device)).cpu()

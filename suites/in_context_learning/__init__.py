@@ -60,7 +60,7 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
     told, parameters = {}, 0
     for stage, model, of_stage in training.stages(cell, contestant, lambda share, doing: progress(0.02 + 0.9 * share, doing)):
         judge.check_causal(model, next(iter(probe.batches(2))).ids.to(cell.device))
-        found[stage] = _measured(probe, terms.asking(model, cell.device))
+        found[stage] = _measured(probe, terms.Asking(model, cell.device))
         told[stage], parameters = of_stage, sum(p.numel() for p in model.parameters())
     values = {
         "found": found,

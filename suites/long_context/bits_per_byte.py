@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harness import Unsupported
+from harness.nn import room
 
 BITS = 1 / math.log(2)  # bits in a nat
 AT_ONCE = 2048  # bytes in a batch: enough to keep a core busy, little enough to stay near it
@@ -66,14 +67,12 @@ def measure(
 def _at(
     model: Callable[[Tensor], Tensor], documents: Sequence[bytes], places: Sequence[tuple[int, int]], context: int, scored: int
 ) -> list[float]:
-    rows = [documents[document][end - context : end + 1] for document, end in places]
+    ids = torch.tensor([list(documents[document][end - context : end + 1]) for document, end in places])
     bits: list[float] = []
-    batch = max(1, AT_ONCE // context)
-    for start in range(0, len(rows), batch):
-        ids = torch.tensor([list(row) for row in rows[start : start + batch]])
-        logits = model(ids[:, :-1])[:, -scored:]
-        loss = F.cross_entropy(logits.flatten(0, 1), ids[:, -scored:].flatten(), reduction="none")
-        bits += (loss.view(len(ids), scored).mean(1) * BITS).tolist()
+    for logits in room.in_parts(model, ids[:, :-1], AT_ONCE):
+        wanted = ids[len(bits) : len(bits) + len(logits), -scored:]
+        loss = F.cross_entropy(logits[:, -scored:].flatten(0, 1), wanted.flatten(), reduction="none")
+        bits += (loss.view(len(wanted), scored).mean(1) * BITS).tolist()
     return bits
 
 

@@ -29,7 +29,7 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
     """Train the model or take its trained weights, measure it beyond its training length."""
     scale, corpus = scale_of(cell), text_of(cell)
     done = training.trained(cell, contestant, lambda share, doing: progress(0.7 * share, doing))
-    ask, length = terms.asking(done.model, cell.device), scale["length"]
+    ask, length = terms.Asking(done.model, cell.device), scale["length"]
     contexts = [times * length for times in TIMES]
     for context in (contexts[0], contexts[-1]):
         with suppress(Unsupported):  # the tables below say so

@@ -39,8 +39,7 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
     """Train the model on the task or take its trained weights, ask it at each number of segments."""
     scale, corpus = scale_of(cell)["memory"], text_of(cell)
     done = curriculum.trained(cell, contestant, lambda share, doing: progress(0.9 * share, doing))
-    said = terms.asking(done.model, cell.device)
-    asked = {"accuracy": lambda ids: said(ids)[:, 0], EXACT: facts.exact, BLIND: facts.blind}
+    asked = {"accuracy": terms.Asking(lambda ids: done.model(ids)[:, 0], cell.device), EXACT: facts.exact, BLIND: facts.blind}
     found: dict[str, dict[str, Any]] = {name: {} for name in asked}
     for i, segments in enumerate(SEGMENTS):
         progress(0.9 + 0.1 * i / len(SEGMENTS), f"{cell.case}, {segments} segments")
