@@ -23,8 +23,8 @@ from . import checkpoint, depth, extrapolation, facts, growth, memory_tasks, str
 from .scales import text_of
 
 settings = {"scale": "default", "text": "", "task": "extrapolation", "model": ""}
-choices = {"scale": ("smoke", "default")}
-limits = {"timeout": 1800.0, "memory": 8.0}
+choices = {"scale": ("smoke", "default", "full")}
+limits = {"timeout": 14_400.0, "memory": 8.0}
 
 CONTRACT = "ids[b n]:int<v -> logits[b n v]"
 TASKS: dict[str, ModuleType] = {"extrapolation": extrapolation, "streaming": streaming, "depth": depth, "growth": growth}

@@ -7,6 +7,7 @@ are paired, and no model can hide late failures behind good early positions.
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from harness import Unsupported
 from harness.nn import room
 
 BITS = 1 / math.log(2)  # bits in a nat
+FAR_EVERY = 4  # windows of which one is asked at the farthest context
 AT_ONCE = 2048  # bytes in a batch: enough to keep a core busy, little enough to stay near it
 
 
@@ -61,6 +63,23 @@ def measure(
         except Unsupported as reason:
             bits[context] = str(reason)
     return bits
+
+
+def further(
+    model: Callable[[Tensor], Tensor], documents: Sequence[bytes], longest: int, far: int, scored: int, count: int
+) -> dict[str, Any]:
+    """Bits per byte at the context `far`, of some of the windows that `measure` has up to `longest`, and which ones these are.
+
+    They are those with so much text before them, one in FAR_EVERY: what changes between the two contexts is paired.
+    """
+    places = ends(documents, longest, count)
+    reach = [i for i, (_, end) in enumerate(places) if end >= far][::FAR_EVERY]
+    if not reach:
+        return {"context": far, "windows": [], "bits": f"no window has {far} bytes of its document before its end"}
+    try:
+        return {"context": far, "windows": reach, "bits": _at(model, documents, [places[i] for i in reach], far, scored)}
+    except Unsupported as reason:
+        return {"context": far, "windows": reach, "bits": str(reason)}
 
 
 @torch.inference_mode()

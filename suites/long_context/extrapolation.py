@@ -1,6 +1,6 @@
 """Extrapolation on real text: bits per byte and recall at up to 16 times the training length, and how far back a byte matters."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -11,10 +11,10 @@ from harness import Unsupported, judge, terms
 from harness.cell import Cell, Record
 from harness.implementation import Implementation
 
-from . import bits_per_byte, claims, recall, rows, training
+from . import bits_per_byte, claims, growth, recall, rows, training
 from . import memory as effective_memory
 from . import pictures as drawing
-from .scales import SCALES, TIMES, scale_of, text_of
+from .scales import FAR, SCALES, TIMES, longest, scale_of, text_of
 
 OPENING = 16  # bytes of text before the facts of a trial of recall, more than any model here keeps as sinks
 MEMORY_TIMES = 4  # effective memory is measured in windows of so many training lengths
@@ -35,32 +35,57 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
         with suppress(Unsupported):  # the tables below say so
             judge.check_causal(done.model, _beginnings(corpus.held_out, context).to(cell.device))
     bits = bits_per_byte.measure(
-        ask, corpus.held_out, contexts, length // 2, scale["windows"], lambda share, doing: progress(0.72 + 0.15 * share, doing)
+        ask, corpus.held_out, contexts, length // 2, scale["windows"], lambda share, doing: progress(0.72 + 0.14 * share, doing)
     )
-    found: dict[str, Any] = {}
-    distances = [length // 2, *contexts]
-    for i, distance in enumerate(distances):
-        progress(0.87 + 0.1 * i / len(distances), f"recall at {distance}")
-        try:
-            found[str(distance)] = recall.right(ask, after_text(corpus.held_out, distance, scale["trials"], cell.seed))
-        except Unsupported as reason:
-            found[str(distance)] = str(reason)
-    progress(0.97, "effective memory")
-    try:
-        memory_of = effective_memory.influence(ask, corpus.held_out, MEMORY_TIMES * length, scale["memories"], cell.seed)
-        influence: Any = {str(k): [round(bits, 6) for bits in found] for k, found in memory_of.items()}
-    except Unsupported as reason:
-        influence = str(reason)
     return {
         "text": corpus.name,
         "length": length,
         "parameters": sum(p.numel() for p in done.model.parameters()),
         "training": done.told,
-        "bits_per_byte": {str(c): b if isinstance(b, str) else [round(x, 4) for x in b] for c, b in bits.items()},
+        "bits_per_byte": {str(c): _rounded(b) for c, b in bits.items()},
         "horizon": bits_per_byte.horizon(bits),
-        "recall": found,
-        "influence": influence,
+        **_further(cell, ask, lambda: progress(0.86, f"bits per byte at {FAR * length}")),
+        "recall": _recalled(cell, ask, lambda share, doing: progress(0.89 + 0.08 * share, doing)),
+        "influence": _influence(cell, ask, lambda: progress(0.97, "effective memory")),
     }
+
+
+def _further(cell: Cell, ask: terms.Asking, begin: Callable[[], None]) -> dict[str, Any]:
+    """Bits per byte at the farthest context, of models whose cost allows it."""
+    if not growth.allows_far(cell.spec):
+        return {}
+    begin()
+    scale, length = scale_of(cell), scale_of(cell)["length"]
+    found = bits_per_byte.further(ask, text_of(cell).held_out, longest(cell), FAR * length, length // 2, scale["windows"])
+    return {"further": {**found, "bits": _rounded(found["bits"])}}
+
+
+def _recalled(cell: Cell, ask: terms.Asking, report: Callable[[float, str], None]) -> dict[str, list[float] | str]:
+    """By distance, the share of questions answered rightly in each trial."""
+    scale, found = scale_of(cell), {}
+    distances = [scale["length"] // 2, *(times * scale["length"] for times in TIMES)]
+    for i, distance in enumerate(distances):
+        report(i / len(distances), f"recall at {distance}")
+        try:
+            found[str(distance)] = recall.right(ask, after_text(text_of(cell).held_out, distance, scale["trials"], cell.seed))
+        except Unsupported as reason:
+            found[str(distance)] = str(reason)
+    return found
+
+
+def _influence(cell: Cell, ask: terms.Asking, begin: Callable[[], None]) -> dict[str, list[float]] | str:
+    """By distance, the bits by which the answer changes with that byte."""
+    begin()
+    scale, documents = scale_of(cell), text_of(cell).held_out
+    try:
+        found = effective_memory.influence(ask, documents, MEMORY_TIMES * scale["length"], scale["memories"], cell.seed)
+    except Unsupported as reason:
+        return str(reason)
+    return {str(k): [round(bits, 6) for bits in of] for k, of in found.items()}
+
+
+def _rounded(bits: list[float] | str) -> list[float] | str:
+    return bits if isinstance(bits, str) else [round(x, 4) for x in bits]
 
 
 def _beginnings(documents: Sequence[bytes], n: int) -> torch.Tensor:
@@ -81,8 +106,9 @@ def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
     frames: dict[str, list[dict[str, Any]]] = {}
     for on in rows.by_text(records):
         length = SCALES[on.scale]["length"]
+        far = any("further" in r.values for r in on.records)
         for model, good, failed in rows.by_model(on.records):
-            for title, row in _rows(good, length, on.where).items():
+            for title, row in _rows(good, length, on.where, far).items():
                 note = rows.note([*failed, row.pop("note", "")])
                 frames.setdefault(title, []).append({**model, **row, "note": note})
         if claimed := claims.readings(on.records, length):
@@ -103,13 +129,17 @@ def pictures(records: Sequence[Record]) -> dict[str, Any]:
     return found
 
 
-def _rows(good: Sequence[Record], length: int, where: str) -> dict[str, dict[str, Any]]:
+def _rows(good: Sequence[Record], length: int, where: str, far: bool) -> dict[str, dict[str, Any]]:
     """By title, what each table says of a model."""
     contexts = [times * length for times in TIMES]
     horizon = {"horizon": min((r.values["horizon"] for r in good), default=None)}
+    further = _further_row(good, length) if far else {}
     bits, recalled = (_over(good, key, at) for key, at in (("bits_per_byte", contexts), ("recall", [length // 2, *contexts])))
     return {
-        f"Bits per byte at a context (its last {length // 2} bytes; trained at {length}; {where})": bits | horizon,
+        f"Bits per byte at a context (its last {length // 2} bytes; trained at {length}; {where})": bits
+        | further
+        | horizon
+        | {"note": rows.note([bits["note"], further.get("note", "")])},
         f"Recall of a fact after further bytes (chance {recall.CHANCE:g}; {where})": recalled,
         (
             f"Effective memory (bits by which the next byte's distribution changes with the byte k back, in windows of"
@@ -128,6 +158,20 @@ def _over(good: Sequence[Record], key: str, distances: Sequence[int]) -> dict[st
         row |= rows.entry(distance, samples)
         reasons += rows.reasons(samples)
     return row | {"note": rows.note(reasons)}
+
+
+def _further_row(good: Sequence[Record], length: int) -> dict[str, Any]:
+    """What changes from the longest context that all are asked to the farthest, in the windows that have both."""
+    near = str(max(TIMES) * length)
+    changes = [_change(r.values["further"], r.values["bits_per_byte"][near]) for r in good if "further" in r.values]
+    return rows.entry(f"{FAR * length} less {near}", changes) | {"note": rows.note(rows.reasons(changes))}
+
+
+def _change(further: Mapping[str, Any], near: list[float] | str) -> list[float] | str:
+    """By window, the bits at the farthest context less those near it; or why there are none."""
+    if isinstance(further["bits"], str) or isinstance(near, str):
+        return further["bits"] if isinstance(further["bits"], str) else near
+    return [bits - near[i] for i, bits in zip(further["windows"], further["bits"], strict=True)]
 
 
 def _memory_row(good: Sequence[Record], length: int) -> dict[str, Any]:

@@ -99,6 +99,11 @@ CLAIMED: dict[str, dict[str, str]] = {
 }
 
 
+def allows_far(spec: str) -> bool:
+    """Whether the papers say that the cost of an architecture grows less than quadratically: it can be asked far out."""
+    return CLAIMED.get(spec, ATTENTION)["prefill_s"] != "N^2"
+
+
 def cost(cell: Cell) -> float:
     """About how many seconds a cell takes on one core."""
     return 2.0 + 2.0 * float(scale_of(cell)["growth_s"])

@@ -111,6 +111,26 @@ def test_the_tables_of_records_that_were_made_before_a_column_was_there():
     assert "measured before this table was there" in next(f for t, f in frames.items() if t.startswith("Effective")).note[0]
 
 
+def whole(bits: dict[int, list[float]], further: object = None) -> Record:
+    """A record with all that the tables of extrapolation read."""
+    made = record("retnet/torch_parallel", bits | {64: [1.0], 128: [1.0], 256: [1.0]})
+    far = {"further": {"context": 2048, "windows": [1, 3], "bits": further}} if further else {}
+    values = {**made.values, "horizon": 32, "parameters": 1, "score": 0.1, **far}
+    values["recall"] = {str(distance): [0.5, 0.25] for distance in (16, 32, 64, 128, 256, 512)}
+    values["training"] = {"bytes": 1, "bits_per_byte": 1.0, "time_s": 1.0}
+    return replace(made, values=values)
+
+
+def test_the_farthest_context_is_compared_in_the_windows_that_reach_it():
+    bits = {32: [1.0, 2.0, 3.0, 4.0], 512: [1.0, 2.0, 3.0, 4.0]}
+    frame = next(iter(suite.table([whole(bits, [2.5, 4.5])]).values()))
+    assert frame[["2048 less 512", "2048 less 512 ±"]].to_numpy().tolist() == [[0.5, 0.0]]
+    ended = next(iter(suite.table([whole(bits, "it ends")]).values()))
+    assert ended["note"].tolist() == ["it ends"]
+    assert ended["2048 less 512"].isna().all()
+    assert "2048 less 512" not in next(iter(suite.table([whole(bits)]).values()))
+
+
 def test_the_band_of_a_picture_is_that_of_the_change_and_knows_of_seeds():
     first, later = [1.0, 5.0, 3.0, 7.0], [1.1, 5.1, 3.2, 7.1]
     curve = {32: {0: first}, 512: {0: later}}
