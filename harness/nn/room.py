@@ -31,17 +31,24 @@ def in_parts(ask: Callable[[Tensor], Tensor], ids: Tensor, tokens: int) -> Itera
     rows, start, grows = max(1, tokens // ids.shape[1]), 0, getattr(ask, "device", "cpu") != "cpu"
     largest = max(rows, MOST // ids.shape[1])
     while start < len(ids):
-        try:
-            said = ask(ids[start : start + rows])
-        except torch.OutOfMemoryError:
-            if rows == 1:
-                raise
+        said = _answer(ask, ids[start : start + rows])
+        if said is None:
             rows, grows = rows // 2, False
             _give_back()
             continue
         yield said
         start += rows
         rows = min(2 * rows, largest) if grows else rows
+
+
+def _answer(ask: Callable[[Tensor], Tensor], ids: Tensor) -> Tensor | None:
+    """None where there is no room; the error, which holds on to what was computed so far, is gone then."""
+    try:
+        return ask(ids)
+    except torch.OutOfMemoryError:
+        if len(ids) == 1:
+            raise
+        return None
 
 
 def _give_back() -> None:
