@@ -40,7 +40,7 @@ def plan(selection: Selection) -> Iterator[Cell]:
 
 
 def digests(cell: Cell) -> dict[str, str]:
-    """The file of the model whose weights it takes, where these are another's."""
+    """The code of the model whose weights it takes, and the checkpoint that it asks, where it does."""
     return terms.digests(cell)
 
 
