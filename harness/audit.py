@@ -31,10 +31,10 @@ JUDGES = (OURS, *elsewhere.RULES)
 STATUSES = ("equivalent", "caught", "survived")
 PLAIN = "plain code"
 DEFAULT = ("float32", "bfloat16")
-# What may be said of an audit, and the values that are known beforehand.
 # Tables that only an audit in full makes.
 PLAIN_REJECTED, BY = "How often each rule rejects plain code in the tested dtype", "What each {} catches"
 IN_FULL = (PLAIN_REJECTED, BY.format("family"), BY.format("case"))
+# What may be said of an audit, and the values that are known beforehand.
 WORDS = {"case": (), "family": (), "dtype": tuple(DTYPES), "detail": ("first", "full"), "results": ()}
 
 
@@ -466,12 +466,11 @@ def write(audit: Audit, folder: Path) -> list[Path]:
     place = folder / "audit"
     place.mkdir(parents=True, exist_ok=True)
     frames = tables(audit)
-    files = {title: place / f"{'-'.join(title.lower().split())}.csv" for title in frames}
+    files = {title: place / f"{'-'.join(title.lower().split())}.csv" for title in (*frames, *IN_FULL)}
     found = {title: _beside(frame, files[title], {w.spec for w in audit.wrong}) for title, frame in frames.items()}
     for title in () if audit.full else IN_FULL:
-        file = place / f"{'-'.join(title.lower().split())}.csv"
-        if file.exists():  # of other specs, which were asked in every case and family
-            files[title], found[title] = file, _beside(pd.DataFrame(), file, {w.spec for w in audit.wrong})
+        if files[title].exists():  # of other specs, which were asked in every case and family
+            found[title] = _beside(pd.DataFrame(), files[title], {w.spec for w in audit.wrong})
     origin = (
         "Written by `harness audit`; do not edit. Each wrong function is asked up to the first catch, or with detail=full in all"
         f" cases and families: the tables of cases and families are of the specs asked so. On {machine.describe()}."
@@ -480,7 +479,7 @@ def write(audit: Audit, folder: Path) -> list[Path]:
     page.write_text(f"# Audit\n\n{origin}\n\n{report.render(found, 'markdown')}\n")
     for title, frame in found.items():
         frame.to_csv(files[title], index=False)
-    return [page, *files.values()]
+    return [page, *(files[title] for title in found)]
 
 
 def _beside(frame: "pd.DataFrame", file: Path, audited: set[str]) -> "pd.DataFrame":

@@ -77,6 +77,11 @@ class Record:
         """Equal for two records that answer the same question to the same code on the same machine."""
         return identity(self.cell, self.digests, self.machine, self.versions)
 
+    @property
+    def in_brief(self) -> str:
+        """The outcome and the first line of the note: `out of memory: 9 GiB are not enough`."""
+        return f"{self.outcome.replace('_', ' ')}: {self.note.partition(chr(10))[0]}"
+
     def to_json(self) -> str:
         return _json({"key": self.cell.key, **asdict(self)})
 

@@ -6,15 +6,16 @@ the two rows is theirs. A variant may name `options` of the spec.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from harness import catalogue
-from harness.cell import Cell
-from harness.implementation import Implementation
+from harness import catalogue, judge
+from harness.cell import Answer, Cell
+from harness.connect import checkpoint
+from harness.implementation import Implementation, check_compiled
 from harness.spec import Case
 
 STEP = 8  # the width f of the feed-forward part is a multiple of this
@@ -27,12 +28,20 @@ def giver_of(cell: Cell) -> Cell:
     return replace(cell, spec=spec, implementation=name, variant="") if spec else cell
 
 
+def admitted(cell: Cell, contestant: Implementation, progress: Callable[[float, str], None]) -> Answer:
+    """Whether the model of a cell is that of its spec, before anybody trains it. Unsupported where it cannot be trained here."""
+    check_compiled(cell)
+    torch.set_flush_denormal(True)
+    progress(0.0, "checked against its reference")
+    return judge.whole(contestant, options_of(cell) | checkpoint.model_of(cell), cell.seed, cell.device)
+
+
 def digests(cell: Cell) -> dict[str, str]:
-    """The code of the model whose weights it takes, where these are another's."""
-    giver = giver_of(cell)
+    """The code of the model whose weights it takes, where these are another's, and the checkpoint that it asks, if it does."""
+    giver, asked = giver_of(cell), {name: checkpoint.digest(folder) for name, folder in checkpoint.model_of(cell).items()}
     if giver == cell:
-        return {}
-    return {"weights_of": catalogue.digest(catalogue.implementation(giver.spec, giver.implementation).path)}
+        return asked
+    return {"weights_of": catalogue.digest(catalogue.implementation(giver.spec, giver.implementation).path), **asked}
 
 
 def variant_of(cell: Cell) -> Mapping[str, Any]:
@@ -63,6 +72,12 @@ def fresh(cell: Cell, case: Case, seed: int) -> nn.Module:
     return Implementation.of(cell).prepare(case).to(cell.device)
 
 
-def asking(model: nn.Module, device: str) -> Callable[[Tensor], Tensor]:
-    """The model as a function of ids[b n] on the CPU."""
-    return lambda ids: model(ids.to(device)).cpu()
+@dataclass(frozen=True)
+class Asking:
+    """A model on a device as a function of ids[b n] on the CPU."""
+
+    model: Callable[[Tensor], Tensor]
+    device: str
+
+    def __call__(self, ids: Tensor) -> Tensor:
+        return self.model(ids.to(self.device)).cpu()

@@ -46,7 +46,7 @@ def harness(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["run", "sute=correctness"], f"harness: which suite? Say suite=NAME.\n  known: {SUITES}\n"),
         (
             ["plan", "suite=long-context", "scale=smok"],
-            "harness: no scale named 'smok'. Did you mean 'smoke'?\n  known: smoke, default\n",
+            "harness: no scale named 'smok'. Did you mean 'smoke'?\n  known: smoke, default, full\n",
         ),
         (["plan", "suite=correctness", "seed=one"], "harness: seed=one is no list of whole numbers, such as seed=0,1,2\n"),
         (["plan", "suite=correctness", "workers=some"], "harness: workers=some should be a whole number, 0 or more\n"),

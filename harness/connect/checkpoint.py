@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from harness import Unsupported, catalogue
+from harness.cell import Cell
 
 ROLLING = ("streaming", "lm_infinite")
 AFTER = ("interpolated", *ROLLING)
@@ -101,6 +102,11 @@ def load(folder: str | Path, after: str = "", length: int = 0, device: str = "cp
 def fits(spec: str, implementation: str, folder: str) -> bool:
     """Whether a suite asks an implementation: where `model=FOLDER` is given those that take one, where it is not the others."""
     return bool(catalogue.implementation(spec, implementation).facts.get("takes_model")) == bool(folder)
+
+
+def model_of(cell: Cell) -> dict[str, str]:
+    """The checkpoint folder that a cell names, as what its case is told."""
+    return {"model": cell.settings["model"]} if cell.settings.get("model") else {}
 
 
 def digest(folder: str | Path) -> str:

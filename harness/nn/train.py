@@ -8,8 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from harness.nn import room
+
 Report = Callable[[float, str], None]
 BITS = 1 / math.log(2)  # bits in a nat
+NOTHING = -100  # the target where nothing is asked: cross_entropy passes over it
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,13 @@ def train(
     settings: Settings,
     report: Report | None = None,
     unit: str = "bits per byte",
+    at_once: int = 0,
 ) -> list[float]:
     """Train on ids[b n+1]:int64 batches to foretell each next byte; returns the loss of each step in bits per byte.
 
-    A batch may be a pair: ids[b n] and targets[b n], -100 where nothing is asked; then the loss is in bits per target.
+    A batch may be a pair: ids[b n] and targets[b n], NOTHING where nothing is asked; then the loss is in bits per target.
     `report(fraction, sentence)` hears of progress some hundred times. Raises TrainingFailed where the loss is no number.
+    A step takes `at_once` rows of its batch at a time; where nothing is said, all of them, or on a GPU as many as have room.
     """
     decayed = [p for p in model.parameters() if p.ndim > 1]
     kept = [p for p in model.parameters() if p.ndim < 2]
@@ -46,15 +51,16 @@ def train(
     optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, fused=True)
     model.train()
     history: list[float] = []
+    room_for: dict[torch.Size, int] = {}
     for step, batch in zip(range(settings.steps), batches):  # noqa: B905 (batches may go on for ever)
         ids, targets = batch if isinstance(batch, tuple) else (batch[:, :-1], batch[:, 1:])
         for group in optimizer.param_groups:
             group["lr"] = settings.lr * schedule(step, settings)
-        loss = F.cross_entropy(model(ids).flatten(0, 1), targets.flatten())
-        history.append(loss.item() * BITS)
+        if not at_once and ids.device.type != "cpu" and ids.shape not in room_for:
+            room_for[ids.shape] = rows_with_room(model, ids, targets)
+        history.append(gradients(model, ids, targets, at_once or room_for.get(ids.shape, len(ids))) * BITS)
         if not math.isfinite(history[-1]):
             raise TrainingFailed(f"the loss is {history[-1]} at step {step + 1} of {settings.steps}, lr {settings.lr:g}")
-        loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
         optimizer.step()
         optimizer.zero_grad()
@@ -65,6 +71,29 @@ def train(
         raise TrainingFailed(f"the data ended after {len(history)} of {settings.steps} steps")
     model.eval()
     return history
+
+
+def gradients(model: nn.Module, ids: Tensor, targets: Tensor, at_once: int) -> float:
+    """The mean loss over all targets of a batch, in nats, its gradients added to those of the model; some rows at a time."""
+    if at_once >= len(ids):
+        loss = F.cross_entropy(model(ids).flatten(0, 1), targets.flatten())
+        loss.backward()
+        return loss.item()
+    total, asked = 0.0, (targets != NOTHING).sum()
+    for some, wanted in zip(ids.split(at_once), targets.split(at_once), strict=True):
+        loss = F.cross_entropy(model(some).flatten(0, 1), wanted.flatten(), reduction="sum") / asked
+        loss.backward()
+        total += loss.item()
+    return total
+
+
+def rows_with_room(model: nn.Module, ids: Tensor, targets: Tensor) -> int:
+    """How many rows of a batch a device holds at once, forward and backward, beside what the optimizer keeps."""
+    moments = [torch.empty_like(p) for p in model.parameters() for _ in range(2)]
+    found = room.most(lambda rows: gradients(model, ids[:rows], targets[:rows], rows), len(ids))
+    model.zero_grad()
+    del moments
+    return found
 
 
 def schedule(step: int, settings: Settings) -> float:

@@ -3,12 +3,11 @@
 from collections.abc import Callable, Iterator, Sequence
 
 import pandas as pd
-import torch
 
 from harness import judge, terms
 from harness.cell import OK, Answer, Cell, Record
-from harness.connect.checkpoint import digest, fits
-from harness.implementation import Implementation, check_compiled
+from harness.connect.checkpoint import fits
+from harness.implementation import Implementation
 from harness.plan import Selection
 
 from . import tables, training
@@ -41,9 +40,8 @@ def plan(selection: Selection) -> Iterator[Cell]:
 
 
 def digests(cell: Cell) -> dict[str, str]:
-    """The file of the model whose weights it takes, where these are another's."""
-    folder = cell.settings.get("model")
-    return terms.digests(cell) | ({"model": digest(folder)} if folder else {})
+    """The code of the model whose weights it takes, and the checkpoint that it asks, where it does."""
+    return terms.digests(cell)
 
 
 def cost(cell: Cell) -> float:
@@ -53,10 +51,7 @@ def cost(cell: Cell) -> float:
 
 def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, str], None]) -> Answer:
     """Check the model against its reference, train it on the probe or take its trained weights, measure it in context."""
-    check_compiled(cell)
-    torch.set_flush_denormal(True)
-    progress(0.0, "checked against its reference")
-    checked = judge.whole(contestant, terms.options_of(cell) | training.model_of(cell), cell.seed, cell.device)
+    checked = terms.admitted(cell, contestant, progress)
     if checked.outcome != OK:
         return checked
     probe = probe_of(cell)
@@ -65,7 +60,7 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
     told, parameters = {}, 0
     for stage, model, of_stage in training.stages(cell, contestant, lambda share, doing: progress(0.02 + 0.9 * share, doing)):
         judge.check_causal(model, next(iter(probe.batches(2))).ids.to(cell.device))
-        found[stage] = _measured(probe, terms.asking(model, cell.device))
+        found[stage] = _measured(probe, terms.Asking(model, cell.device))
         told[stage], parameters = of_stage, sum(p.numel() for p in model.parameters())
     values = {
         "found": found,

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from harness.nn import room, train
+
 Ask = Callable[[Tensor], Tensor]  # ids[b n] -> logits[b n v]
-NOTHING = -100  # the target where nothing is asked: cross_entropy passes over it
+NOTHING = train.NOTHING  # the target where nothing is asked
 AT_ONCE = 4096  # tokens that a model is asked in one pass
 
 
@@ -43,7 +45,7 @@ def without_repeats(rows: int, below: int, count: int, rng: torch.Generator) -> 
 @torch.inference_mode()
 def logits(ask: Ask, ids: Tensor) -> Tensor:
     """logits[b n v] of all rows, asked a few rows at a time, without gradients."""
-    return torch.cat([ask(rows) for rows in ids.split(max(1, AT_ONCE // ids.shape[1]))])
+    return torch.cat([*room.in_parts(ask, ids, AT_ONCE)])
 
 
 def accuracy(ask: Ask, trials: Batch) -> list[float]:

@@ -60,9 +60,7 @@ def _scores(every: Sequence[Record]) -> Rows:
         own = [r for r in good if row["model"] in (r.cell.subject, EXACT, BLIND)]
         row["seeds"] = len({r.cell.seed for r in own})
         if failed:
-            mine = (r for r in failed if r.cell.subject == row["model"])
-            said = (f"{r.outcome.replace('_', ' ')}: {(r.note.splitlines() or [''])[0]}" for r in mine)
-            row["note"] = "; ".join(dict.fromkeys(said))
+            row["note"] = "; ".join(dict.fromkeys(r.in_brief for r in failed if r.cell.subject == row["model"]))
     return rows
 
 

@@ -12,20 +12,19 @@ from types import ModuleType
 from typing import Any
 
 import pandas as pd
-import torch
 
-from harness import judge, terms
+from harness import terms
 from harness.cell import OK, Answer, Cell, Record
-from harness.connect.checkpoint import digest, fits
-from harness.implementation import Implementation, check_compiled
+from harness.connect.checkpoint import fits
+from harness.implementation import Implementation
 from harness.plan import Selection
 
 from . import checkpoint, depth, extrapolation, facts, growth, memory_tasks, streaming
 from .scales import text_of
 
 settings = {"scale": "default", "text": "", "task": "extrapolation", "model": ""}
-choices = {"scale": ("smoke", "default")}
-limits = {"timeout": 1800.0, "memory": 8.0}
+choices = {"scale": ("smoke", "default", "full")}
+limits = {"timeout": 14_400.0, "memory": 8.0}
 
 CONTRACT = "ids[b n]:int<v -> logits[b n v]"
 TASKS: dict[str, ModuleType] = {"extrapolation": extrapolation, "streaming": streaming, "depth": depth, "growth": growth}
@@ -52,8 +51,7 @@ def plan(selection: Selection) -> Iterator[Cell]:
 
 def digests(cell: Cell) -> dict[str, str]:
     """The text that the model is trained and measured on, and the code of the model whose weights it takes, if it does."""
-    folder = cell.settings.get("model")
-    return {"text": text_of(cell).digest[:16], **terms.digests(cell), **({"model": digest(folder)} if folder else {})}
+    return {"text": text_of(cell).digest[:16], **terms.digests(cell)}
 
 
 def cost(cell: Cell) -> float:
@@ -63,10 +61,7 @@ def cost(cell: Cell) -> float:
 
 def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, str], None]) -> Answer:
     """Check the model against its reference, then do its task."""
-    check_compiled(cell)
-    torch.set_flush_denormal(True)
-    progress(0.0, "checked against its reference")
-    checked = judge.whole(contestant, terms.options_of(cell) | _model(cell), cell.seed, cell.device)
+    checked = terms.admitted(cell, contestant, progress)
     if checked.outcome != OK:
         return checked
     values = _module(cell.case).measure(cell, contestant, lambda share, doing: progress(0.02 + 0.98 * share, doing))
@@ -85,11 +80,6 @@ def pictures(records: Sequence[Record]) -> dict[str, Any]:
 
 def _module(task: str) -> ModuleType:
     return (TASKS | OF_MODELS)[task]
-
-
-def _model(cell: Cell) -> dict[str, str]:
-    """The checkpoint folder that a cell names, as what its case is told."""
-    return {"model": cell.settings["model"]} if "model" in cell.settings else {}
 
 
 def _of_tasks(name: str, records: Sequence[Record]) -> dict[str, Any]:

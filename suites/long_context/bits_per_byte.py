@@ -7,14 +7,17 @@ are paired, and no model can hide late failures behind good early positions.
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from harness import Unsupported
+from harness.nn import room
 
 BITS = 1 / math.log(2)  # bits in a nat
+FAR_EVERY = 4  # windows of which one is asked at the farthest context
 AT_ONCE = 2048  # bytes in a batch: enough to keep a core busy, little enough to stay near it
 
 
@@ -62,18 +65,33 @@ def measure(
     return bits
 
 
+def further(
+    model: Callable[[Tensor], Tensor], documents: Sequence[bytes], longest: int, far: int, scored: int, count: int
+) -> dict[str, Any]:
+    """Bits per byte at the context `far`, of some of the windows that `measure` has up to `longest`, and which ones these are.
+
+    They are those with so much text before them, one in FAR_EVERY: what changes between the two contexts is paired.
+    """
+    places = ends(documents, longest, count)
+    reach = [i for i, (_, end) in enumerate(places) if end >= far][::FAR_EVERY]
+    if not reach:
+        return {"context": far, "windows": [], "bits": f"no window has {far} bytes of its document before its end"}
+    try:
+        return {"context": far, "windows": reach, "bits": _at(model, documents, [places[i] for i in reach], far, scored)}
+    except Unsupported as reason:
+        return {"context": far, "windows": reach, "bits": str(reason)}
+
+
 @torch.inference_mode()
 def _at(
     model: Callable[[Tensor], Tensor], documents: Sequence[bytes], places: Sequence[tuple[int, int]], context: int, scored: int
 ) -> list[float]:
-    rows = [documents[document][end - context : end + 1] for document, end in places]
+    ids = torch.tensor([list(documents[document][end - context : end + 1]) for document, end in places])
     bits: list[float] = []
-    batch = max(1, AT_ONCE // context)
-    for start in range(0, len(rows), batch):
-        ids = torch.tensor([list(row) for row in rows[start : start + batch]])
-        logits = model(ids[:, :-1])[:, -scored:]
-        loss = F.cross_entropy(logits.flatten(0, 1), ids[:, -scored:].flatten(), reduction="none")
-        bits += (loss.view(len(ids), scored).mean(1) * BITS).tolist()
+    for logits in room.in_parts(model, ids[:, :-1], AT_ONCE):
+        wanted = ids[len(bits) : len(bits) + len(logits), -scored:]
+        loss = F.cross_entropy(logits[:, -scored:].flatten(0, 1), wanted.flatten(), reduction="none")
+        bits += (loss.view(len(wanted), scored).mean(1) * BITS).tolist()
     return bits
 
 

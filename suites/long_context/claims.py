@@ -7,12 +7,13 @@ minute of training: what does not show at this size is not thereby wrong.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from harness import interval
 from harness.cell import OK, Record
 
 from . import pictures
+from .facts import DETECT, MEMORIZE, REASON
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,30 @@ class Row:
 
     of: str
     times: int
+    task: ClassVar = "extrapolation"
+
+    def samples(self, values: Mapping[str, Any], length: int) -> Any:
+        """By window of text; a sentence or nothing where it was not measured."""
+        return values["bits_per_byte"].get(str(self.times * length))
+
+    def told(self, length: int) -> str:
+        return f"{pictures.short(self.of)} at {self.times * length}"
+
+
+@dataclass(frozen=True)
+class Right:
+    """Share right of a model in a memory task at so many segments."""
+
+    of: str
+    task: str
+    segments: int
+
+    def samples(self, values: Mapping[str, Any], length: int) -> Any:
+        """By row; a sentence or nothing where it was not measured."""
+        return values["accuracy"].get(str(self.segments))
+
+    def told(self, length: int) -> str:
+        return f"{pictures.short(self.of)} in {self.task} at {self.segments} segments"
 
 
 @dataclass(frozen=True)
@@ -29,8 +54,8 @@ class Claim:
 
     sentence: str
     source: str
-    more: Row
-    less: Row
+    more: Row | Right
+    less: Row | Right
     margin: float = 0.0
     by_less: bool = False
 
@@ -41,7 +66,8 @@ LM_INFINITE, STREAMING = "transformer_lm_infinite/torch_blocks", "transformer_st
 INTERPOLATED, QUANTIZED = "transformer_interpolated/torch_sdpa", "transformer_quantized/torch_plain"
 XPOS, WINDOW = "transformer_xpos/torch_sdpa", "transformer_window/torch_sdpa"
 SINUSOIDAL, NOPE = "transformer_sinusoidal/torch_sdpa", "transformer_nope/torch_sdpa"
-HOLDS = 0.05  # bits per byte: less than this is no rise worth the name
+RMT, RMT_ENCODER = "rmt/torch_sdpa", "rmt_encoder/torch_sdpa"
+HOLDS = 0.05  # bits per byte, or share right: less than this is no change worth the name
 
 CLAIMS = (
     Claim("RoPE fails past its training length", "2306.15595, 2108.12409", Row(ROPE, 16), Row(ROPE, 1), HOLDS),
@@ -78,53 +104,63 @@ CLAIMS = (
 )
 
 
-def readings(good: Sequence[Record], length: int) -> list[dict[str, Any]]:
+def on_memory(trained_on: int, longest: int) -> tuple[Claim, ...]:
+    """Claims on the memory tasks, where the curriculum ends at so many segments and so many are measured."""
+    source, kept = "2304.11062", {MEMORIZE: "memorizes", DETECT: "detects and memorizes", REASON: "reasons"}
+    models = {"RMT": RMT, "an RMT encoder": RMT_ENCODER}
+    return (
+        *(
+            Claim(
+                f"{name} {does} beyond its curriculum", source, Right(of, task, trained_on), Right(of, task, longest), HOLDS, True
+            )
+            for name, of in models.items()
+            for task, does in kept.items()
+        ),
+        *(
+            Claim(f"{name} finds reasoning harder than detecting", source, Right(of, DETECT, longest), Right(of, REASON, longest))
+            for name, of in models.items()
+        ),
+    )
+
+
+def readings(records: Sequence[Record], length: int, claims: Sequence[Claim] = CLAIMS) -> list[dict[str, Any]]:
     """A row for each claim whose two quantities were measured, on the same text and the same seeds."""
-    by_subject: dict[str, dict[int, Mapping[str, Any]]] = {}
-    for record in good:
+    measured: dict[tuple[str, str], dict[int, Mapping[str, Any]]] = {}
+    for record in records:
         if record.outcome == OK:
-            by_subject.setdefault(record.cell.subject, {})[record.cell.seed] = record.values
+            measured.setdefault((record.cell.case, record.cell.subject), {})[record.cell.seed] = record.values
     rows = []
-    for claim in CLAIMS:
-        differences = _paired(claim, by_subject, length)
-        if differences:
+    for claim in claims:
+        if differences := _paired(claim, measured, length):
             middle, width = interval.of_trials_and_seeds(differences)
             rows.append(
                 {
                     "claim": claim.sentence,
                     "arXiv": claim.source,
-                    "compares": f"{_told(claim.more, length)}, less {_told(claim.less, length)}",
+                    "compares": f"{claim.more.told(length)}, less {claim.less.told(length)}",
                     "claimed": f"{'below' if claim.by_less else 'above'} {claim.margin:g}",
                     "difference": round(middle, 3),
                     "difference ±": round(width, 3),
-                    "here": _verdict(claim, middle, width),
+                    "here": verdict(middle, width, claim.margin, claim.by_less),
                 }
             )
     return rows
 
 
-def _paired(claim: Claim, by_subject: Mapping[str, Mapping[int, Mapping[str, Any]]], length: int) -> list[list[float]]:
-    """By seed, the difference in each window."""
-    more, less = by_subject.get(claim.more.of, {}), by_subject.get(claim.less.of, {})
+def verdict(middle: float, width: float, margin: float, by_less: bool) -> str:
+    """On a claim that a difference is above a margin, or below it: of the middle of its interval and the half width."""
+    above, below = middle - width > margin, middle + width < margin
+    if not above and not below:
+        return "not resolved"
+    return "shows" if below == by_less else "refuted"
+
+
+def _paired(claim: Claim, measured: Mapping[tuple[str, str], Mapping[int, Any]], length: int) -> list[list[float]]:
+    """By seed, the difference in each window or row."""
+    more, less = (measured.get((row.task, row.of), {}) for row in (claim.more, claim.less))
     found = []
     for seed in sorted(more.keys() & less.keys()):
-        one, other = _samples(more[seed], claim.more, length), _samples(less[seed], claim.less, length)
+        one, other = claim.more.samples(more[seed], length), claim.less.samples(less[seed], length)
         if isinstance(one, list) and isinstance(other, list):
             found.append([a - b for a, b in zip(one, other, strict=True)])
     return found
-
-
-def _samples(values: Mapping[str, Any], row: Row, length: int) -> Any:
-    return values["bits_per_byte"].get(str(row.times * length))
-
-
-def _told(row: Row, length: int) -> str:
-    return f"{pictures.short(row.of)} at {row.times * length}"
-
-
-def _verdict(claim: Claim, middle: float, width: float) -> str:
-    low, high = middle - width, middle + width
-    above, below = low > claim.margin, high < claim.margin
-    if not above and not below:
-        return "not resolved"
-    return "shows" if below == claim.by_less else "refuted"

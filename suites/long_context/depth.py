@@ -7,18 +7,17 @@ A pass key, to be copied digit by digit, is not asked for: models of this size a
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
 
 from harness import Unsupported, interval, terms
-from harness.cell import OK, Cell, Record
+from harness.cell import Cell, Record
 from harness.implementation import Implementation
 
 from . import pictures as drawing
-from . import recall, training
+from . import recall, rows, training
 from .extrapolation import OPENING
 from .scales import SCALES, TIMES, scale_of, text_of
 
@@ -47,7 +46,7 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
     """Train the model or take its trained weights, and ask at each depth of each length."""
     scale, corpus = scale_of(cell), text_of(cell)
     done = training.trained(cell, contestant, lambda share, doing: progress(0.7 * share, doing))
-    ask, found = terms.asking(done.model, cell.device), {}
+    ask, found = terms.Asking(done.model, cell.device), {}
     places = [(n, depth) for n in lengths(scale["length"]) for depth in DEPTHS]
     for i, (n, depth) in enumerate(places):
         progress(0.7 + 0.3 * i / len(places), f"recall at depth {depth:g} of {n:,}")
@@ -87,51 +86,33 @@ def trials(documents: Sequence[bytes], n: int, depth: float, count: int, seed: i
 def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
     """Recall by depth: a row for each model and length; means over seeds and trials, with half widths of 95 % intervals."""
     frames: dict[str, list[dict[str, Any]]] = {}
-    ordered = sorted(records, key=lambda r: (*_of(r), r.cell.subject, r.cell.device, r.cell.seed))
-    for of, asked in groupby(ordered, key=_of):
-        mates = list(asked)
-        origin = next((r.values["text"] for r in mates if r.outcome == OK), "the same text")
-        length, where = SCALES[of[0]]["length"], f"{'' if of[0] == 'default' else f'scale {of[0]}, '}{origin}"
-        title = f"Recall of a fact by depth and length of the window (chance {recall.CHANCE:g}; trained at {length}; {where})"
-        for (subject, device), group in groupby(mates, key=lambda r: (r.cell.subject, r.cell.device)):
-            of_model = list(group)
-            model = {"model": subject} | ({"device": device} if device != "cpu" else {})
-            failed = [
-                f"{r.outcome.replace('_', ' ')}: {r.note.splitlines()[0] if r.note else ''}" for r in of_model if r.outcome != OK
-            ]
-            good = [r.values["recall"] for r in of_model if r.outcome == OK]
-            for n in map(str, lengths(length)) if good else [None]:
-                row, notes = _row([values[n] for values in good if n]), [*failed]
-                notes += [f"unsupported: {x}" for values in good if n for x in values[n].values() if isinstance(x, str)]
-                shown = {"length": int(n) if n else None, **row, "note": "; ".join(dict.fromkeys(notes))}
+    for on in rows.by_text(records):
+        length = SCALES[on.scale]["length"]
+        title = f"Recall of a fact by depth and length of the window (chance {recall.CHANCE:g}; trained at {length}; {on.where})"
+        for model, good, failed in rows.by_model(on.records):
+            for n in lengths(length) if good else [None]:
+                by_seed = [r.values["recall"][str(n)] for r in good]
+                unsupported = (f"unsupported: {reason}" for of in by_seed for reason in rows.reasons(of.values()))
+                shown = {"length": n, **_row(by_seed), "note": rows.note([*failed, *unsupported])}
                 frames.setdefault(title, []).append({**model, **shown})
-    return {title: pd.DataFrame(rows) for title, rows in frames.items()}
+    return {title: pd.DataFrame(found) for title, found in frames.items()}
 
 
 def pictures(records: Sequence[Record]) -> dict[str, Any]:
     """A small map for each model, for each scale: figures by title."""
     found = {}
-    for scale in dict.fromkeys(r.cell.settings["scale"] for r in records if r.outcome == OK):
+    for scale, good in rows.by_scale(rows.good(records)):
         by_model: dict[str, list[Mapping[str, Any]]] = {}
-        for record in records:
-            if record.cell.settings["scale"] == scale and record.outcome == OK:
-                by_model.setdefault(drawing.short(record.cell.subject), []).append(record.values["recall"])
+        for record in good:
+            by_model.setdefault(drawing.short(record.cell.subject), []).append(record.values["recall"])
         found["depth" + ("" if scale == "default" else f" {scale}")] = _maps(by_model, SCALES[scale]["length"])
     return found
-
-
-def _of(record: Record) -> tuple[str, str]:
-    return record.cell.settings["scale"], record.digests.get("text", "")
 
 
 def _row(by_seed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     row: dict[str, Any] = {}
     for depth in (f"{depth:g}" for depth in DEPTHS):
-        measured = [of[depth] for of in by_seed if not isinstance(of[depth], str)]
-        row |= {f"depth {depth}": None, f"depth {depth} ±": None}
-        if measured:
-            middle, width = interval.of_trials_and_seeds(measured)
-            row |= {f"depth {depth}": round(middle, 2), f"depth {depth} ±": round(width, 2)}
+        row |= rows.entry(f"depth {depth}", [of[depth] for of in by_seed], digits=2)
     return row
 
 

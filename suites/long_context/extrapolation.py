@@ -1,21 +1,20 @@
 """Extrapolation on real text: bits per byte and recall at up to 16 times the training length, and how far back a byte matters."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from itertools import groupby
 from typing import Any
 
 import pandas as pd
 import torch
 
-from harness import Unsupported, interval, judge, terms
-from harness.cell import OK, Cell, Record
+from harness import Unsupported, judge, terms
+from harness.cell import Cell, Record
 from harness.implementation import Implementation
 
-from . import bits_per_byte, claims, recall, training
+from . import bits_per_byte, claims, growth, recall, rows, training
 from . import memory as effective_memory
 from . import pictures as drawing
-from .scales import SCALES, TIMES, scale_of, text_of
+from .scales import FAR, SCALES, TIMES, longest, scale_of, text_of
 
 OPENING = 16  # bytes of text before the facts of a trial of recall, more than any model here keeps as sinks
 MEMORY_TIMES = 4  # effective memory is measured in windows of so many training lengths
@@ -30,38 +29,63 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
     """Train the model or take its trained weights, measure it beyond its training length."""
     scale, corpus = scale_of(cell), text_of(cell)
     done = training.trained(cell, contestant, lambda share, doing: progress(0.7 * share, doing))
-    ask, length = terms.asking(done.model, cell.device), scale["length"]
+    ask, length = terms.Asking(done.model, cell.device), scale["length"]
     contexts = [times * length for times in TIMES]
     for context in (contexts[0], contexts[-1]):
         with suppress(Unsupported):  # the tables below say so
             judge.check_causal(done.model, _beginnings(corpus.held_out, context).to(cell.device))
     bits = bits_per_byte.measure(
-        ask, corpus.held_out, contexts, length // 2, scale["windows"], lambda share, doing: progress(0.72 + 0.15 * share, doing)
+        ask, corpus.held_out, contexts, length // 2, scale["windows"], lambda share, doing: progress(0.72 + 0.14 * share, doing)
     )
-    found: dict[str, Any] = {}
-    distances = [length // 2, *contexts]
-    for i, distance in enumerate(distances):
-        progress(0.87 + 0.1 * i / len(distances), f"recall at {distance}")
-        try:
-            found[str(distance)] = recall.right(ask, after_text(corpus.held_out, distance, scale["trials"], cell.seed))
-        except Unsupported as reason:
-            found[str(distance)] = str(reason)
-    progress(0.97, "effective memory")
-    try:
-        memory_of = effective_memory.influence(ask, corpus.held_out, MEMORY_TIMES * length, scale["memories"], cell.seed)
-        influence: Any = {str(k): [round(bits, 6) for bits in found] for k, found in memory_of.items()}
-    except Unsupported as reason:
-        influence = str(reason)
     return {
         "text": corpus.name,
         "length": length,
         "parameters": sum(p.numel() for p in done.model.parameters()),
         "training": done.told,
-        "bits_per_byte": {str(c): b if isinstance(b, str) else [round(x, 4) for x in b] for c, b in bits.items()},
+        "bits_per_byte": {str(c): _rounded(b) for c, b in bits.items()},
         "horizon": bits_per_byte.horizon(bits),
-        "recall": found,
-        "influence": influence,
+        **_further(cell, ask, lambda: progress(0.86, f"bits per byte at {FAR * length}")),
+        "recall": _recalled(cell, ask, lambda share, doing: progress(0.89 + 0.08 * share, doing)),
+        "influence": _influence(cell, ask, lambda: progress(0.97, "effective memory")),
     }
+
+
+def _further(cell: Cell, ask: terms.Asking, begin: Callable[[], None]) -> dict[str, Any]:
+    """Bits per byte at the farthest context, of models whose cost allows it."""
+    if not growth.allows_far(cell.spec):
+        return {}
+    begin()
+    scale, length = scale_of(cell), scale_of(cell)["length"]
+    found = bits_per_byte.further(ask, text_of(cell).held_out, longest(cell), FAR * length, length // 2, scale["windows"])
+    return {"further": {**found, "bits": _rounded(found["bits"])}}
+
+
+def _recalled(cell: Cell, ask: terms.Asking, report: Callable[[float, str], None]) -> dict[str, list[float] | str]:
+    """By distance, the share of questions answered rightly in each trial."""
+    scale, found = scale_of(cell), {}
+    distances = [scale["length"] // 2, *(times * scale["length"] for times in TIMES)]
+    for i, distance in enumerate(distances):
+        report(i / len(distances), f"recall at {distance}")
+        try:
+            found[str(distance)] = recall.right(ask, after_text(text_of(cell).held_out, distance, scale["trials"], cell.seed))
+        except Unsupported as reason:
+            found[str(distance)] = str(reason)
+    return found
+
+
+def _influence(cell: Cell, ask: terms.Asking, begin: Callable[[], None]) -> dict[str, list[float]] | str:
+    """By distance, the bits by which the answer changes with that byte."""
+    begin()
+    scale, documents = scale_of(cell), text_of(cell).held_out
+    try:
+        found = effective_memory.influence(ask, documents, MEMORY_TIMES * scale["length"], scale["memories"], cell.seed)
+    except Unsupported as reason:
+        return str(reason)
+    return {str(k): [round(bits, 6) for bits in of] for k, of in found.items()}
+
+
+def _rounded(bits: list[float] | str) -> list[float] | str:
+    return bits if isinstance(bits, str) else [round(x, 4) for x in bits]
 
 
 def _beginnings(documents: Sequence[bytes], n: int) -> torch.Tensor:
@@ -80,54 +104,22 @@ def after_text(documents: Sequence[bytes], distance: int, count: int, seed: int)
 def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
     """Bits per byte and horizon, recall, and training: a row a model; means over seeds, with half widths of 95 % intervals."""
     frames: dict[str, list[dict[str, Any]]] = {}
-    ordered = sorted(
-        records, key=lambda r: (r.cell.settings["scale"], r.digests.get("text", ""), r.cell.subject, r.cell.device, r.cell.seed)
-    )
-    origins = {r.digests.get("text"): r.values["text"] for r in ordered if r.outcome == OK}
-    for (scale, _, subject, device), group in groupby(
-        ordered, key=lambda r: (r.cell.settings["scale"], r.digests.get("text", ""), r.cell.subject, r.cell.device)
-    ):
-        mates = list(group)
-        good = [r for r in mates if r.outcome == OK]
-        said = "; ".join(
-            dict.fromkeys(
-                f"{r.outcome.replace('_', ' ')}: {r.note.splitlines()[0] if r.note else ''}" for r in mates if r.outcome != OK
-            )
-        )
-        length = SCALES[scale]["length"]
-        origin = origins.get(mates[0].digests.get("text"), "the text")
-        model = {"model": subject} | ({"device": device} if device != "cpu" else {})
-        where = "" if scale == "default" else f", scale {scale}"
-        for title, row in (
-            (
-                f"Bits per byte at a context (its last {length // 2} bytes; trained at {length}{where}; {origin})",
-                _bits_row(good, length),
-            ),
-            (f"Recall of a fact after further bytes (chance {recall.CHANCE:g}{where}; {origin})", _recall_row(good, length)),
-            (
-                f"Effective memory (bits by which the next byte's distribution changes with the byte k back, in windows of"
-                f" {MEMORY_TIMES * length}{where}; {origin})",
-                _memory_row(good, length),
-            ),
-            (f"Training (the same for all{where}; {origin})", _training_row(good)),
-        ):
-            note = "; ".join(filter(None, [said, row.pop("note", "")]))
-            frames.setdefault(title, []).append({**model, **row, "note": note})
-    for (scale, _), group in groupby(ordered, key=lambda r: (r.cell.settings["scale"], r.digests.get("text", ""))):
-        mates = list(group)
-        if rows := claims.readings(mates, SCALES[scale]["length"]):
-            where = "" if scale == "default" else f", scale {scale}"
-            frames[f"Claims of the papers (read from these records, in bits per byte{where}; {mates[0].values.get('text')})"] = (
-                rows
-            )
-    return {title: _without_empty(pd.DataFrame(rows)) for title, rows in frames.items()}
+    for on in rows.by_text(records):
+        length = SCALES[on.scale]["length"]
+        far = any("further" in r.values for r in on.records)
+        for model, good, failed in rows.by_model(on.records):
+            for title, row in _rows(good, length, on.where, far).items():
+                note = rows.note([*failed, row.pop("note", "")])
+                frames.setdefault(title, []).append({**model, **row, "note": note})
+        if claimed := claims.readings(on.records, length):
+            frames[f"Claims of the papers (read from these records, in bits per byte; {on.where})"] = claimed
+    return {title: _without_empty(pd.DataFrame(found)) for title, found in frames.items()}
 
 
 def pictures(records: Sequence[Record]) -> dict[str, Any]:
     """Figures by title: the curves of the two first tables, for each scale."""
     found = {}
-    for scale in dict.fromkeys(r.cell.settings["scale"] for r in records if r.outcome == OK):
-        mates = [r for r in records if r.cell.settings["scale"] == scale]
+    for scale, mates in rows.by_scale(rows.good(records)):
         length = SCALES[scale]["length"]
         where = "" if scale == "default" else f" {scale}"
         found[f"bits per byte{where}"] = drawing.figure(
@@ -137,31 +129,58 @@ def pictures(records: Sequence[Record]) -> dict[str, Any]:
     return found
 
 
-def _bits_row(good: Sequence[Record], length: int) -> dict[str, Any]:
-    row: dict[str, Any] = {}
-    reasons: list[str] = []
-    for context in (times * length for times in TIMES):
-        samples = [r.values["bits_per_byte"][str(context)] for r in good]
-        row |= _entry(str(context), samples, reasons)
-    row["horizon"] = min((r.values["horizon"] for r in good), default=None)
-    return row | {"note": "; ".join(dict.fromkeys(reasons))}
+def _rows(good: Sequence[Record], length: int, where: str, far: bool) -> dict[str, dict[str, Any]]:
+    """By title, what each table says of a model."""
+    contexts = [times * length for times in TIMES]
+    horizon = {"horizon": min((r.values["horizon"] for r in good), default=None)}
+    further = _further_row(good, length) if far else {}
+    bits, recalled = (_over(good, key, at) for key, at in (("bits_per_byte", contexts), ("recall", [length // 2, *contexts])))
+    return {
+        f"Bits per byte at a context (its last {length // 2} bytes; trained at {length}; {where})": bits
+        | further
+        | horizon
+        | {"note": rows.note([bits["note"], further.get("note", "")])},
+        f"Recall of a fact after further bytes (chance {recall.CHANCE:g}; {where})": recalled,
+        (
+            f"Effective memory (bits by which the next byte's distribution changes with the byte k back, in windows of"
+            f" {MEMORY_TIMES * length}; {where})"
+        ): _memory_row(good, length),
+        f"Training (the same for all; {where})": _training_row(good),
+    }
 
 
-def _recall_row(good: Sequence[Record], length: int) -> dict[str, Any]:
+def _over(good: Sequence[Record], key: str, distances: Sequence[int]) -> dict[str, Any]:
+    """What is measured at each distance."""
     row: dict[str, Any] = {}
     reasons: list[str] = []
-    for distance in (length // 2, *(times * length for times in TIMES)):
-        row |= _entry(str(distance), [r.values["recall"][str(distance)] for r in good], reasons)
-    return row | {"note": "; ".join(dict.fromkeys(reasons))}
+    for distance in map(str, distances):
+        samples = [r.values[key][distance] for r in good]
+        row |= rows.entry(distance, samples)
+        reasons += rows.reasons(samples)
+    return row | {"note": rows.note(reasons)}
+
+
+def _further_row(good: Sequence[Record], length: int) -> dict[str, Any]:
+    """What changes from the longest context that all are asked to the farthest, in the windows that have both."""
+    near = str(max(TIMES) * length)
+    changes = [_change(r.values["further"], r.values["bits_per_byte"][near]) for r in good if "further" in r.values]
+    return rows.entry(f"{FAR * length} less {near}", changes) | {"note": rows.note(rows.reasons(changes))}
+
+
+def _change(further: Mapping[str, Any], near: list[float] | str) -> list[float] | str:
+    """By window, the bits at the farthest context less those near it; or why there are none."""
+    if isinstance(further["bits"], str) or isinstance(near, str):
+        return further["bits"] if isinstance(further["bits"], str) else near
+    return [bits - near[i] for i, bits in zip(further["windows"], further["bits"], strict=True)]
 
 
 def _memory_row(good: Sequence[Record], length: int) -> dict[str, Any]:
     row: dict[str, Any] = {}
     said = [r.values.get("influence", "measured before this table was there") for r in good]
-    reasons, measured = [x for x in said if isinstance(x, str)], [x for x in said if not isinstance(x, str)]
+    measured = [x for x in said if not isinstance(x, str)]
     for k in effective_memory.distances(MEMORY_TIMES * length):
         row |= {f"k = {k}": f"{bits_per_byte.mean([b for of in measured for b in of[str(k)]]):.1g}" if measured else None}
-    return row | {"note": "; ".join(dict.fromkeys(reasons))}
+    return row | {"note": rows.note(rows.reasons(said))}
 
 
 def _training_row(good: Sequence[Record]) -> dict[str, Any]:
@@ -187,16 +206,6 @@ def _training_row(good: Sequence[Record]) -> dict[str, Any]:
             filter(None, [f"weights of {told[0]['weights_of']}" if "weights_of" in told[0] else "", after, unequal])
         ),
     }
-
-
-def _entry(name: str, samples: Sequence[Any], reasons: list[str]) -> dict[str, Any]:
-    """A mean and its half width, or nothing and the reason."""
-    reasons += [sample for sample in samples if isinstance(sample, str)]
-    numbers = [sample for sample in samples if not isinstance(sample, str)]
-    if not numbers:
-        return {name: None, f"{name} ±": None}
-    middle, width = interval.of_trials_and_seeds(numbers)
-    return {name: round(middle, 3), f"{name} ±": round(width, 3)}
 
 
 def _without_empty(frame: pd.DataFrame) -> pd.DataFrame:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.nn import train
+from harness.nn import room, train
 
 MEMORIZE, DETECT, REASON = NAMES = ("memorize", "detect", "reason")
 PLACES = 4
@@ -61,7 +61,7 @@ def right(
     text = next(train.windows(documents, length, count, seed))
     ids, place = asked(task, text, torch.Generator().manual_seed(seed))
     with torch.inference_mode():
-        said = torch.cat([ask(rows) for rows in ids.split(max(1, AT_ONCE // length))])
+        said = torch.cat([*room.in_parts(ask, ids, AT_ONCE)])
     return (said[:, ANSWER : ANSWER + PLACES].argmax(1) == place).double().tolist()
 
 

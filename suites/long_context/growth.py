@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import groupby
 from typing import Any
 
 import pandas as pd
@@ -19,11 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness import Unsupported, clock, memory, terms
-from harness.cell import OK, Cell, Record
-from harness.growth import CLAIMED, fit, verdict
+from harness.cell import Cell, Record
+from harness.growth import ATTENTION, CLAIMED, fit, verdict
 from harness.implementation import Implementation
 
 from . import pictures as drawing
+from . import rows
 from .scales import SCALES, scale_of
 
 BATCH = 8  # of generation: with one row, what a step costs beside its state hides the state
@@ -37,6 +37,11 @@ QUANTITIES = {
     "training_bytes": "Peak memory of a training step (bytes above what was there before, gradients included)",
     "state_bytes": "State of generation (bytes of a row, after so many bytes)",
 }
+
+
+def allows_far(spec: str) -> bool:
+    """Whether the papers say that the cost of an architecture grows less than quadratically: it can be asked far out."""
+    return CLAIMED.get(spec, ATTENTION)["prefill_s"] != "N^2"
 
 
 def cost(cell: Cell) -> float:
@@ -184,28 +189,22 @@ def generation(
 def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
     """A table for each quantity: values at three lengths, the exponent with its interval, the papers, and the verdict."""
     frames: dict[str, list[dict[str, Any]]] = {}
-    ordered = sorted(records, key=lambda r: (r.cell.settings["scale"], r.cell.subject, r.cell.device, r.cell.seed))
-    for (scale, subject, device), group in groupby(
-        ordered, key=lambda r: (r.cell.settings["scale"], r.cell.subject, r.cell.device)
-    ):
-        mates = list(group)
-        good = [r.values for r in mates if r.outcome == OK]
-        failed = [f"{r.outcome.replace('_', ' ')}: {r.note.splitlines()[0] if r.note else ''}" for r in mates if r.outcome != OK]
-        claimed = CLAIMED.get(mates[0].cell.spec, {})
-        model = {"model": subject} | ({"device": device} if device != "cpu" else {})
-        for key, told in QUANTITIES.items():
-            title = f"{told}{'' if scale == 'default' else f', scale {scale}'}"
-            notes = [*failed, *(ended for values in good if "unsupported" in (ended := values["ended"][key]))]
-            asked = [values[key] for values in good]
-            if key.endswith("bytes"):
-                asked = asked[:1]  # they are counted, and the same for every seed
-            row = _row(asked, SCALES[scale]["length"], claimed.get(key, ""))
-            if row["verdict"]:
-                notes.append(claimed.get("note", ""))
-            source = claimed["source"] if key in claimed else None
-            shown = {**model, **row, "arXiv": source, "note": "; ".join(dict.fromkeys(filter(None, notes)))}
-            frames.setdefault(title, []).append(shown)
-    return {title: pd.DataFrame(rows) for title, rows in frames.items()}
+    for scale, of_scale in rows.by_scale(records):
+        for model, of_model, failed in rows.by_model(of_scale):
+            good = [r.values for r in of_model]
+            claimed = CLAIMED.get(model["model"].partition("/")[0], {})
+            for key, told in QUANTITIES.items():
+                title = f"{told}{'' if scale == 'default' else f', scale {scale}'}"
+                ended = [values["ended"][key] for values in good]
+                asked = [values[key] for values in good]
+                if key.endswith("bytes"):
+                    asked = asked[:1]  # they are counted, and the same for every seed
+                row = _row(asked, SCALES[scale]["length"], claimed.get(key, ""))
+                of_claim = claimed.get("note", "") if row["verdict"] else ""
+                source = claimed["source"] if key in claimed else None
+                note = rows.note([*failed, *(said for said in ended if "unsupported" in said), of_claim])
+                frames.setdefault(title, []).append({**model, **row, "arXiv": source, "note": note})
+    return {title: pd.DataFrame(found) for title, found in frames.items()}
 
 
 def _row(by_seed: Sequence[Mapping[str, Sequence[float]]], length: int, claimed: str) -> dict[str, Any]:
@@ -234,9 +233,8 @@ def _short(value: float | None) -> float | None:
 def pictures(records: Sequence[Record]) -> dict[str, Any]:
     """A figure for each quantity and scale: medians against length, both in logarithms."""
     found = {}
-    for scale in dict.fromkeys(r.cell.settings["scale"] for r in records if r.outcome == OK):
+    for scale, mates in rows.by_scale(rows.good(records)):
         where = "" if scale == "default" else f" {scale}"
-        mates = [r for r in records if r.cell.settings["scale"] == scale and r.outcome == OK]
         for key, told in QUANTITIES.items():
             medians = [
                 replace(r, values={key: {n: [clock.middle(of)] for n, of in r.values[key].items() if clock.middle(of) > 0}})

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from harness.nn import room
+
 from . import bits_per_byte
 
 AT_ONCE = 4096  # bytes in a batch
@@ -37,9 +39,8 @@ def influence(
         for k in far:
             others = [byte for byte in documents[document] if byte != window[-1 - k]]
             rows.append([*window[: context - 1 - k], rng.choice(others), *window[context - k :]])
-        batch = max(1, AT_ONCE // context)
-        parts = [torch.tensor(rows[i : i + batch]) for i in range(0, len(rows), batch)]
-        said = torch.cat([model(part)[:, -1].double().log_softmax(-1) for part in parts])
+        parts = room.in_parts(model, torch.tensor(rows), AT_ONCE)
+        said = torch.cat([logits[:, -1].double().log_softmax(-1) for logits in parts])
         divergence = (said[0].exp() * (said[0] - said[1:])).sum(-1) / math.log(2)
         for k, bits in zip(far, divergence.tolist(), strict=True):
             found[k].append(bits)

@@ -5,16 +5,15 @@ whole output is one answer, takes part here alone. An exact solver and one that 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from harness import Unsupported, interval, terms
-from harness.cell import OK, Cell, Record
+from harness.cell import Cell, Record
 from harness.implementation import Implementation
 
-from . import curriculum, facts
+from . import claims, curriculum, facts, rows
 from . import pictures as drawing
 from .scales import SCALES, TIMES, scale_of, text_of
 
@@ -40,8 +39,7 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
     """Train the model on the task or take its trained weights, ask it at each number of segments."""
     scale, corpus = scale_of(cell)["memory"], text_of(cell)
     done = curriculum.trained(cell, contestant, lambda share, doing: progress(0.9 * share, doing))
-    said = terms.asking(done.model, cell.device)
-    asked = {"accuracy": lambda ids: said(ids)[:, 0], EXACT: facts.exact, BLIND: facts.blind}
+    asked = {"accuracy": terms.Asking(lambda ids: done.model(ids)[:, 0], cell.device), EXACT: facts.exact, BLIND: facts.blind}
     found: dict[str, dict[str, Any]] = {name: {} for name in asked}
     for i, segments in enumerate(SEGMENTS):
         progress(0.9 + 0.1 * i / len(SEGMENTS), f"{cell.case}, {segments} segments")
@@ -58,52 +56,43 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
 
 
 def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
-    """The share right by segments of each task, a row a model and one each for the two baselines; then the training."""
+    """The share right by segments of each task, a row a model and one each for the baselines; the claims; the training."""
     frames: dict[str, list[dict[str, Any]]] = {}
+    papers: dict[str, list[dict[str, Any]]] = {}
     trainings: dict[str, list[dict[str, Any]]] = {}
-    ordered = sorted(records, key=lambda r: (*_of(r), facts.NAMES.index(r.cell.case), r.cell.subject, r.cell.device, r.cell.seed))
-    for of, of_task in groupby(ordered, key=lambda r: (*_of(r), r.cell.case)):
-        mates = list(of_task)
-        scale = SCALES[of[0]]["memory"]
-        good = [r for r in mates if r.outcome == OK]
-        origin = good[0].values["text"] if good else "the same text"
-        where = f"{'' if of[0] == 'default' else f'scale {of[0]}, '}{origin}"
-        name, about = ABOUT[of[2]]
-        title = (
-            f"{name} (share right by segments of {scale['segment']} bytes, the question at their end; {about};"
-            f" trained on up to {len(scale['curriculum'])}; chance {facts.CHANCE:g}; {where})"
-        )
-        training = f"Training on the memory tasks (the same for all; the best of the rates; {where})"
-        for (subject, device), of_model in groupby(mates, key=lambda r: (r.cell.subject, r.cell.device)):
-            own = list(of_model)
-            model = {"model": subject} | ({"device": device} if device != "cpu" else {})
-            values = [r.values for r in own if r.outcome == OK]
-            failed = (f"{r.outcome.replace('_', ' ')}: {(r.note.splitlines() or [''])[0]}" for r in own if r.outcome != OK)
-            row, reasons = _row([v["accuracy"] for v in values])
-            note = "; ".join(dict.fromkeys([*failed, *reasons]))
-            frames.setdefault(title, []).append({**model, **row, "seeds": len(values), "note": note})
-            if values:
-                trainings.setdefault(training, []).append({"task": of[2], **model, **_training(values, scale)})
-        # The same rows for all models, so one record of each seed says it.
-        one_a_seed = list({r.cell.seed: r.values for r in good}.values())
-        for baseline in (EXACT, BLIND) if good else ():
-            row, _ = _row([values[baseline] for values in one_a_seed])
-            frames[title].append({"model": baseline, **row, "seeds": len(one_a_seed), "note": ""})
-    return {title: pd.DataFrame(rows) for title, rows in (frames | trainings).items()}
+    for on in rows.by_text(records):
+        training = f"Training on the memory tasks (the same for all; the best of the rates; {on.where})"
+        for task in (name for name in facts.NAMES if any(r.cell.case == name for r in on.records)):
+            mates, title = [r for r in on.records if r.cell.case == task], _title(task, on)
+            for model, good, failed in rows.by_model(mates):
+                row, reasons = _row([r.values["accuracy"] for r in good])
+                shown = {**model, **row, "seeds": len(good), "note": rows.note([*failed, *reasons])}
+                frames.setdefault(title, []).append(shown)
+                if good:
+                    told = _training([r.values for r in good], SCALES[on.scale]["memory"])
+                    trainings.setdefault(training, []).append({"task": task, **model, **told})
+            frames[title] += _baselines(rows.good(mates))
+        asked = claims.on_memory(len(SCALES[on.scale]["memory"]["curriculum"]), max(SEGMENTS))
+        if claimed := claims.readings(on.records, SCALES[on.scale]["memory"]["segment"], asked):
+            papers[f"Claims of the papers on memory tasks (read from these records, in share right; {on.where})"] = claimed
+    return {title: pd.DataFrame(found) for title, found in (frames | papers | trainings).items()}
 
 
 def pictures(records: Sequence[Record]) -> dict[str, Any]:
     """Figures by title: for each scale, a panel a task."""
     found = {}
-    for scale in dict.fromkeys(r.cell.settings["scale"] for r in records if r.outcome == OK):
-        mates = [r for r in records if r.cell.settings["scale"] == scale and r.outcome == OK]
+    for scale, good in rows.by_scale(rows.good(records)):
         where = "" if scale == "default" else f" {scale}"
-        found[f"memory tasks{where}"] = _figure(mates, len(SCALES[scale]["memory"]["curriculum"]))
+        found[f"memory tasks{where}"] = _figure(good, len(SCALES[scale]["memory"]["curriculum"]))
     return found
 
 
-def _of(record: Record) -> tuple[str, str]:
-    return record.cell.settings["scale"], record.digests.get("text", "")
+def _title(task: str, on: rows.OnText) -> str:
+    scale, (name, about) = SCALES[on.scale]["memory"], ABOUT[task]
+    return (
+        f"{name} (share right by segments of {scale['segment']} bytes, the question at their end; {about};"
+        f" trained on up to {len(scale['curriculum'])}; chance {facts.CHANCE:g}; {on.where})"
+    )
 
 
 def _row(by_seed: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], list[str]]:
@@ -111,11 +100,18 @@ def _row(by_seed: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], list[str
     row: dict[str, Any] = {}
     reasons: list[str] = []
     for segments in map(str, SEGMENTS):
-        reasons += [of[segments] for of in by_seed if isinstance(of[segments], str)]
-        measured = [of[segments] for of in by_seed if not isinstance(of[segments], str)]
-        found = interval.of_trials_and_seeds(measured) if measured else None
-        row |= {segments: found and round(found[0], 3), f"{segments} ±": found and round(found[1], 3)}
+        row |= rows.entry(segments, [of[segments] for of in by_seed])
+        reasons += rows.reasons(of[segments] for of in by_seed)
     return row, reasons
+
+
+def _baselines(good: Sequence[Record]) -> list[dict[str, Any]]:
+    """What the exact solver and the blind one get right: all models have the same rows, so one record of each seed says it."""
+    one_a_seed = list({r.cell.seed: r.values for r in good}.values())
+    return [
+        {"model": baseline, **_row([values[baseline] for values in one_a_seed])[0], "seeds": len(one_a_seed), "note": ""}
+        for baseline in ((EXACT, BLIND) if one_a_seed else ())
+    ]
 
 
 def _training(values: Sequence[Mapping[str, Any]], scale: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from harness.nn import room
+
 KEYS, VALUES = 4, 8
 FACT, ASK, ANSWER = 128, 224, ord("0")
 CHANCE = 1 / VALUES
@@ -103,10 +105,8 @@ def right(model: Callable[[Tensor], Tensor], given: Trials) -> list[float]:
     `model` maps ids[b n] to logits[b n v]. Questions of one trial share their text: an interval counts trials.
     """
     shares: list[float] = []
-    batch = max(1, AT_ONCE // given.ids.shape[1])
-    for start in range(0, len(given.ids), batch):
-        rows = slice(start, start + batch)
-        logits = model(given.ids[rows, :-1])
+    for logits in room.in_parts(model, given.ids[:, :-1], AT_ONCE):
+        rows = slice(len(shares), len(shares) + len(logits))
         said = logits.gather(1, given.asked[rows, :, None].expand(-1, -1, logits.shape[-1]))
         correct = said[..., ANSWER : ANSWER + VALUES].argmax(-1) == given.values[rows]
         shares += correct.double().mean(1).tolist()

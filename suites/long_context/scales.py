@@ -8,6 +8,7 @@ from harness.cell import Cell
 from harness.plan import WrongRequest
 
 TIMES = (1, 2, 4, 8, 16)  # contexts that are measured, in training lengths
+FAR = 64  # that of models whose cost grows less than quadratically with it
 # length: the context that is trained at, in bytes; model: sizes of every contestant, its f chosen so that it has about so many
 # parameters; rates: learning rates to choose from; share and questions: of the windows, how many hold recall episodes, and
 # how many questions each of those holds; windows, trials and memories: what is measured on. stream: how
@@ -71,6 +72,36 @@ SCALES: dict[str, dict[str, Any]] = {
         "growth_rounds": 9,
         "growth_s": 45,
         "cost_s": 100,
+    },
+    # For one GPU. Its models pass over the standard library some thirty times: text=PATH gives them more to learn.
+    "full": {
+        "length": 512,
+        "model": {"d": 384, "h": 6, "l": 6},
+        "parameters": 10_834_944,
+        "steps": 4000,
+        "rates": (3e-4, 1e-3, 3e-3),
+        "batch": 64,
+        "share": 0.25,
+        "questions": 144,
+        "windows": 192,
+        "trials": 192,
+        "memories": 64,
+        "stream": 262_144,
+        "depth_trials": 96,
+        "memory": {
+            "segment": 128,
+            "model": {"d": 256, "h": 8, "l": 4},
+            "parameters": 3_286_528,
+            "curriculum": (2000, 1500, 1500, 2500),
+            "rates": (3e-4, 1e-3),
+            "batch": 64,
+            "trials": 1024,
+            "cost_s": 3600,
+        },
+        "growth_doublings": 7,
+        "growth_rounds": 9,
+        "growth_s": 120,
+        "cost_s": 3600,
     },
 }
 

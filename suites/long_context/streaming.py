@@ -8,7 +8,6 @@ the model. The first block of a stretch is not scored: in the first stretch it h
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import groupby
 from typing import Any
 
 import pandas as pd
@@ -20,14 +19,13 @@ from harness import Unsupported, clock, interval, memory
 from harness.cell import OK, Cell, Record
 from harness.implementation import Implementation
 
-from . import bits_per_byte, training
+from . import bits_per_byte, claims, rows, training
 from . import pictures as drawing
 from .scales import SCALES, scale_of, text_of
 
 STREAMS = 4
 BLOCK_TIMES, SETTLED_TIMES = 2, 32  # in training lengths: of what one sample is, and by when a state has stopped growing
 WATCH = 7  # later in the stream bytes are counted every so many tokens: no power of two, so every place in a segment comes up
-HOLDS = 0.05  # bits per byte: less than this is no rise worth the name
 
 
 def cost(cell: Cell) -> float:
@@ -113,45 +111,30 @@ def growth(state_bytes: Sequence[int], block: int) -> float:
 def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
     """Quality over the stream, bytes and time over the stream, and what the papers claim: a row a model, its seeds together."""
     frames: dict[str, list[dict[str, Any]]] = {}
-    ordered = sorted(records, key=lambda r: (*_of(r), r.cell.subject, r.cell.device, r.cell.seed))
-    for of, mates in groupby(ordered, key=_of):
-        asked = list(mates)
-        scale = SCALES[of[0]]
-        length, n = scale["length"], scale["stream"]
-        origin = next((r.values["text"] for r in asked if r.outcome == OK), "the same text")
-        where = f"{'' if of[0] == 'default' else f'scale {of[0]}, '}{origin}"
-        piece = n // STREAMS
+    for on in rows.by_text(records):
+        length, n = SCALES[on.scale]["length"], SCALES[on.scale]["stream"]
         titles = (
-            f"Bits per byte over a stream of {n:,} bytes (stretches of {piece:,}, named by their ends, of the same bytes;"
-            f" trained at {length}; {where})",
+            f"Bits per byte over a stream of {n:,} bytes (stretches of {n // STREAMS:,}, named by their ends, of the same bytes;"
+            f" trained at {length}; {on.where})",
             f"Bytes carried and time a byte over a stream of {n:,} (a step over {STREAMS} streams on one thread; median,"
-            f" quartiles; {where})",
+            f" quartiles; {on.where})",
         )
-        for (subject, device), group in groupby(asked, key=lambda r: (r.cell.subject, r.cell.device)):
-            of_model = list(group)
-            model = {"model": subject} | ({"device": device} if device != "cpu" else {})
-            good = [r.values for r in of_model if r.outcome == OK]
-            notes = [f"unsupported: {values['stopped']}" for values in good if values["stopped"]]
-            notes += [
-                f"{r.outcome.replace('_', ' ')}: {r.note.splitlines()[0] if r.note else ''}" for r in of_model if r.outcome != OK
-            ]
+        for model, of_model, failed in rows.by_model(on.records):
+            good = [r.values for r in of_model]
+            note = rows.note([f"unsupported: {values['stopped']}" for values in good if values["stopped"]] + failed)
             for title, row in zip(titles, (_quality(good, length, n), _costs(good, length, n)), strict=True):
-                frames.setdefault(title, []).append({**model, **row, "note": "; ".join(dict.fromkeys(notes))})
-        if rows := readings(asked, length, n):
-            frames[f"Claims of the papers on streams (read from these records; {where})"] = rows
-    return {title: pd.DataFrame(rows) for title, rows in frames.items()}
+                frames.setdefault(title, []).append({**model, **row, "note": note})
+        if claimed := readings(on.records, length, n):
+            frames[f"Claims of the papers on streams (read from these records; {on.where})"] = claimed
+    return {title: pd.DataFrame(found) for title, found in frames.items()}
 
 
 def pictures(records: Sequence[Record]) -> dict[str, Any]:
     """Figures by title: bits per byte, and bytes carried, over the stream, for each scale."""
     found = {}
-    for scale in dict.fromkeys(r.cell.settings["scale"] for r in records if r.outcome == OK):
+    for scale, good in rows.by_scale(rows.good(records)):
         length = SCALES[scale]["length"]
-        mates = [
-            replace(r, values={"bits": _by_doublings(r.values, length), "bytes": _carried(r.values, length)})
-            for r in records
-            if r.cell.settings["scale"] == scale and r.outcome == OK
-        ]
+        mates = [replace(r, values={"bits": _by_doublings(r.values, length), "bytes": _carried(r.values, length)}) for r in good]
         where = "" if scale == "default" else f" {scale}"
         found[f"streaming{where}"] = drawing.figure(mates, "bits", "bits per byte since half as far", length, paired=False)
         found[f"bytes carried{where}"] = drawing.figure(mates, "bytes", "bytes carried by a stream", length, log=True)
@@ -167,34 +150,22 @@ def samples(values: Mapping[str, Any], stretch: int, length: int, n: int) -> lis
     return [rows[block][(piece - stretch) % STREAMS] for piece in range(STREAMS) for block in range(1, blocks)]
 
 
-def _of(record: Record) -> tuple[str, str]:
-    return record.cell.settings["scale"], record.digests.get("text", "")
-
-
 def _first(values: Mapping[str, Any]) -> list[float]:
     """Bits per byte of the scored blocks up to where a growing state is stopped: the same bytes for every model."""
     return [bits for row in values["bits"][1 : SETTLED_TIMES // BLOCK_TIMES] for bits in row]
 
 
 def _quality(good: Sequence[Mapping[str, Any]], length: int, n: int) -> dict[str, Any]:
-    row = _entry(f"to {SETTLED_TIMES * length}", [_first(values) for values in good])
+    row = rows.entry(f"to {SETTLED_TIMES * length}", [_first(values) for values in good])
     for stretch in range(STREAMS):
-        row |= _entry(str((stretch + 1) * n // STREAMS), [samples(values, stretch, length, n) for values in good])
-    return row | _entry("change", [change(values, length, n) for values in good])
+        row |= rows.entry(str((stretch + 1) * n // STREAMS), [samples(values, stretch, length, n) for values in good])
+    return row | rows.entry("change", [change(values, length, n) for values in good])
 
 
 def change(values: Mapping[str, Any], length: int, n: int) -> list[float] | None:
     """Bits per byte of the last stretch less those of the first, on the same bytes; None where the stream was stopped before."""
     first, last = (samples(values, stretch, length, n) for stretch in (0, STREAMS - 1))
     return [b - a for a, b in zip(first, last, strict=True)] if first and last else None
-
-
-def _entry(name: str, by_seed: Sequence[Sequence[float] | None]) -> dict[str, Any]:
-    measured = [of_seed for of_seed in by_seed if of_seed]
-    if not measured:
-        return {name: None, f"{name} ±": None}
-    middle, width = interval.of_trials_and_seeds(measured)
-    return {name: round(middle, 3) + 0.0, f"{name} ±": round(width, 3)}  # no -0.0
 
 
 def _costs(good: Sequence[Mapping[str, Any]], length: int, n: int) -> dict[str, Any]:
@@ -249,6 +220,8 @@ CONSTANT = {
     "linear_transformer/torch_chunks": ("a linear transformer carries constant bytes", "2006.16236"),
     "lstm_lm/torch_lstm": ("an LSTM carries constant bytes", "doi:10.1162/neco.1997.9.8.1735"),
     f"{STREAMING}:four_sinks": ("a rolling cache carries constant bytes", "2309.17453"),
+    "transformer_lm_infinite/torch_blocks": ("LM-Infinite carries constant bytes", "2308.16137"),
+    "transformer_window/torch_sdpa": ("a sliding window carries constant bytes", "2310.06825"),
     "rmt/torch_sdpa": ("RMT carries constant bytes", "2304.11062"),
     "infinity_former/torch_sdpa": ("the infinity-former carries constant bytes", "2109.00301"),
 }
@@ -264,7 +237,9 @@ def readings(records: Sequence[Record], length: int, n: int) -> list[dict[str, A
     rows = []
     for subject, (sentence, source) in STABLE.items():
         changes = [change(values, length, n) for values in by_subject.get(subject, {}).values()]
-        rows += _rise(sentence, source, [of for of in changes if of], f"rises by under {HOLDS:g} bits", HOLDS, below=True)
+        rows += _rise(
+            sentence, source, [of for of in changes if of], f"rises by under {claims.HOLDS:g} bits", claims.HOLDS, below=True
+        )
     pairs = _paired(by_subject, f"{STREAMING}:no_sinks", f"{STREAMING}:four_sinks", length, n)
     rows += _rise("at its end, four sinks are better than none", "2309.17453", pairs, "differs by over 0 bits", 0.0, below=False)
     for subject, (sentence, source) in CONSTANT.items():
@@ -287,8 +262,7 @@ def _rise(
     if not differences:
         return []
     middle, width = interval.of_trials_and_seeds(differences)
-    resolved = abs(middle - margin) > width
-    here = ("shows" if (middle < margin) == below else "refuted") if resolved else "not resolved"
+    here = claims.verdict(middle, width, margin, below)
     return [{"claim": sentence, "arXiv": source, "claimed": claimed, "found": f"{middle:+.3f} ± {width:.3f} bits", "here": here}]
 
 

@@ -37,6 +37,31 @@ def test_every_context_is_scored_on_the_same_bytes():
     assert torch.equal(short, long[:, -16:])
 
 
+def test_the_farthest_context_is_asked_in_every_fourth_window_that_reaches_it():
+    seen = []
+
+    def spy(ids):
+        seen.append(ids)
+        return uniform(ids)
+
+    bpb.measure(spy, DOCUMENTS, [64], scored=8, count=24)
+    found = bpb.further(spy, DOCUMENTS, longest=64, far=1000, scored=8, count=24)
+    places = bpb.ends(DOCUMENTS, 64, 24)
+    reach = [i for i, (_, end) in enumerate(places) if end >= 1000]
+    assert 4 < len(reach) < 24
+    assert found == {"context": 1000, "windows": reach[::4], "bits": pytest.approx([8.0] * len(reach[::4]))}
+    assert torch.equal(torch.cat(seen[1:])[:, -64:], seen[0][reach[::4]]), "the windows do not end where the others do"
+
+
+def test_why_the_farthest_context_is_not_asked_is_said():
+    def ends(ids):
+        raise Unsupported("positions end")
+
+    assert bpb.further(ends, DOCUMENTS, 64, 1000, 8, 24)["bits"] == "positions end"
+    said = bpb.further(uniform, DOCUMENTS, 64, 5000, 8, 24)["bits"]
+    assert said == "no window has 5000 bytes of its document before its end"
+
+
 def counting(ids):
     """Foretells the next of bytes that count up, with 3 bits for the right one; wrong on those that count down."""
     logits = torch.full((*ids.shape, 256), -math.log(255 / 7))

@@ -48,9 +48,37 @@ def test_rows_are_paired_by_seed_and_left_out_where_one_is_missing():
     assert verdicts(record(ROPE, rising(1.0)), record(LM_INFINITE, rising(0.0)))[claim] == "shows"
 
 
+def remembering(task: str, accuracy: dict[int, list[float]], seed: int = 0) -> Record:
+    values = {"accuracy": {str(segments): rows for segments, rows in accuracy.items()}}
+    cell = Cell("long-context", "rmt", "torch_sdpa", case=task, seed=seed, settings={"scale": "smoke", "text": ""})
+    return Record(cell, OK, values, "", {}, "machine", {}, 1.0, "2026-01-01", "run")
+
+
+def on_memory(*records: Record) -> dict[str, str]:
+    asked = suite.claims.on_memory(4, 16)
+    return {row["claim"]: row["here"] for row in suite.claims.readings(records, 16, asked)}
+
+
+@pytest.mark.parametrize(("right", "said"), [(400, "shows"), (300, "refuted"), (380, "not resolved")])
+def test_a_claim_that_a_memory_lasts_is_read_row_by_row(right: int, said: str):
+    known = remembering("detect", {4: [1.0] * 400, 16: [1.0] * right + [0.0] * (400 - right)})
+    assert on_memory(known) == {"RMT detects and memorizes beyond its curriculum": said}
+
+
+def test_what_was_not_asked_of_a_memory_is_no_claim():
+    ended = remembering("detect", {4: [1.0] * 8})
+    sentence = replace(ended, values={"accuracy": {"4": [1.0] * 8, "16": "positions end"}})
+    assert on_memory(ended) == on_memory(sentence) == {}
+
+
+def test_two_memory_tasks_of_one_model_are_told_apart():
+    easy, hard = remembering("detect", {16: [1.0] * 40}), remembering("reason", {16: [1.0, 0.0] * 20})
+    assert on_memory(easy, hard) == {"RMT finds reasoning harder than detecting": "shows"}
+
+
 def test_every_claim_names_models_that_there_are():
     known = catalogue.implementations()
-    for claim in suite.claims.CLAIMS:
+    for claim in (*suite.claims.CLAIMS, *suite.claims.on_memory(4, 16)):
         for row in (claim.more, claim.less):
             name, _, variant = row.of.partition(":")
             assert name in known, f"{claim.sentence}: there is no {name}"
@@ -81,6 +109,26 @@ def test_the_tables_of_records_that_were_made_before_a_column_was_there():
     values["training"] = {"bytes": 1, "bits_per_byte": 1.0, "time_s": 1.0}
     frames = suite.table([replace(old, values=values)])
     assert "measured before this table was there" in next(f for t, f in frames.items() if t.startswith("Effective")).note[0]
+
+
+def whole(bits: dict[int, list[float]], further: object = None) -> Record:
+    """A record with all that the tables of extrapolation read."""
+    made = record("retnet/torch_parallel", bits | {64: [1.0], 128: [1.0], 256: [1.0]})
+    far = {"further": {"context": 2048, "windows": [1, 3], "bits": further}} if further else {}
+    values = {**made.values, "horizon": 32, "parameters": 1, "score": 0.1, **far}
+    values["recall"] = {str(distance): [0.5, 0.25] for distance in (16, 32, 64, 128, 256, 512)}
+    values["training"] = {"bytes": 1, "bits_per_byte": 1.0, "time_s": 1.0}
+    return replace(made, values=values)
+
+
+def test_the_farthest_context_is_compared_in_the_windows_that_reach_it():
+    bits = {32: [1.0, 2.0, 3.0, 4.0], 512: [1.0, 2.0, 3.0, 4.0]}
+    frame = next(iter(suite.table([whole(bits, [2.5, 4.5])]).values()))
+    assert frame[["2048 less 512", "2048 less 512 ±"]].to_numpy().tolist() == [[0.5, 0.0]]
+    ended = next(iter(suite.table([whole(bits, "it ends")]).values()))
+    assert ended["note"].tolist() == ["it ends"]
+    assert ended["2048 less 512"].isna().all()
+    assert "2048 less 512" not in next(iter(suite.table([whole(bits)]).values()))
 
 
 def test_the_band_of_a_picture_is_that_of_the_change_and_knows_of_seeds():

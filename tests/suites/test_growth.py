@@ -111,6 +111,11 @@ def record(spec: str, power: float, seed: int = 0, unsupported: str = "") -> Rec
     return Record(cell, OK, {**values, "ended": dict.fromkeys(values, unsupported)}, "", {}, "m", {}, 1.0, "2026-01-01", "run")
 
 
+def test_far_contexts_are_asked_of_what_does_not_grow_with_their_square():
+    assert all(map(growth.allows_far, ("retnet", "lstm_lm", "transformer_window", "hyena_lm", "megabyte")))
+    assert not any(map(growth.allows_far, ("transformer_rope", "transformer_t5", "language_model")))
+
+
 def test_tables_and_pictures():
     failed = replace(record("rmt", 1.0), outcome="out_of_memory", note="too much")
     records = [record("retnet", 1.0), record("retnet", 1.0, seed=1), record("transformer_rope", 2.0), failed, record("mine", 1.0)]

@@ -14,6 +14,7 @@ from harness.cell import Cell
 from harness.store import Store
 
 WORDS = ["suite=long-context", "scale=smoke"]
+suite = catalogue.load(catalogue.find("suite", "long-context").path)
 
 
 def harness(*words: str, cwd: Path, cache: Path) -> subprocess.CompletedProcess[str]:
@@ -111,6 +112,15 @@ def test_training_is_on_equal_terms(place: Path):
         told = record.values["training"]
         assert set(told["search"]) == {"0.003", "0.01"}
         assert told["lr"] == float(min(told["search"], key=told["search"].get)), "not the best of the rates that were tried"
+
+
+@pytest.mark.parametrize("scale", ["smoke", "default", "full"])
+@pytest.mark.parametrize("memory", [False, True])
+def test_the_budget_of_a_scale_is_that_of_a_transformer_with_f_of_4_d(scale: str, memory: bool):
+    sizes = suite.scales.SCALES[scale]["memory"] if memory else suite.scales.SCALES[scale]
+    cell = Cell("long-context", "transformer_rope", "torch_sdpa", dtype="float32")
+    case = catalogue.load_spec(cell.spec).case("plain").resized({"v": 256, **sizes["model"], "f": 4 * sizes["model"]["d"]})
+    assert sum(p.numel() for p in terms.fresh(cell, case, 0).parameters()) == sizes["parameters"]
 
 
 def test_every_training_starts_from_first_values():
