@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.curves import Curve, ratio
+from harness.curves import Curve, between, ratio
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def claimed(claims: Sequence[Claim], curves: Sequence[Curve], key: str) -> list[
                 "claim": claim.sentence,
                 "source": claim.source,
                 "the paper's": claim.paper,
-                "ratio here": f"{middle:.3g} ({low:.3g} to {high:.3g})",
+                "ratio here": between(middle, (low, high), ".3g"),
                 "of": f"{_told(claim.more, a)} over {_told(claim.less, b)}" + (", per token" if claim.per_length else ""),
                 "here it": claim.verdict(low, high),
             }

@@ -11,6 +11,7 @@ from harness.cell import OK, Record
 from harness.plan import outside
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 MODELS = "language models"
@@ -152,9 +153,9 @@ def _figure(group: Sequence[Curve], key: str, label: str, times: float) -> "Figu
 def _draw(axis: Any, curve: Curve, key: str, times: float) -> None:
     samples = {n: of for n, of in curve.samples(key).items() if of}
     middles = [times * clock.middle(of) for of in samples.values()]
-    between = [clock.interval(of) or (min(of), max(of)) for of in samples.values()]
-    low = [max(0.0, m - times * i[0]) for m, i in zip(middles, between, strict=True)]
-    high = [max(0.0, times * i[1] - m) for m, i in zip(middles, between, strict=True)]
+    intervals = [clock.interval(of) or (min(of), max(of)) for of in samples.values()]
+    low = [max(0.0, m - times * i[0]) for m, i in zip(middles, intervals, strict=True)]
+    high = [max(0.0, times * i[1] - m) for m, i in zip(middles, intervals, strict=True)]
     axis.errorbar(list(samples), middles, yerr=[low, high], marker="o", markersize=3, linewidth=1, capsize=2, label=curve.name)
 
 
@@ -192,8 +193,22 @@ def told(found: growth.Fit | None) -> str | None:
     """An exponent with its interval, as a table says it."""
     if found is None:
         return None
-    low_high = f" ({found.interval[0]:.2f} to {found.interval[1]:.2f})" if found.interval else ""
-    return f"{found.exponent:.2f}{low_high}"
+    return between(found.exponent, found.interval, ".2f")
+
+
+def between(middle: float, interval: tuple[float, float] | None, form: str) -> str:
+    """A number with its interval; what is exact, or has none, stands alone."""
+    if interval is None or interval[0] == interval[1]:
+        return f"{middle:{form}}"
+    return f"{middle:{form}} ({interval[0]:{form}} to {interval[1]:{form}})"
+
+
+def frame(rows: Sequence[Mapping[str, Any]]) -> "pd.DataFrame":
+    """Rows as a table, notes last."""
+    import pandas as pd
+
+    found = pd.DataFrame(rows)
+    return found[[name for name in found.columns if name != "note"] + ["note"]]
 
 
 def verdict(found: growth.Fit | None, declared: str) -> str | None:

@@ -89,11 +89,13 @@ def question(cell: Cell, spec: Spec) -> Question:
 
 
 def small(spec: Spec, question: Question) -> Case:
-    """The named case in which the rounding budget is found: with the options of what is timed, at its own sizes."""
+    """The case in which the rounding budget is found: the named one at its own length, an operator's widths being those timed."""
+    place = (question.case.dtype, question.case.device)
+    if not spec.of_modules:
+        return spec.case(question.case.name, *place).resized(spec.costs.sizes if spec.costs else {})
     options = {key: value for key, value in question.case.values.items() if key in spec.options and isinstance(value, str | bool)}
     named = [name for name in spec.cases if options.items() <= spec.case(name).values.items()]
-    name = question.case.name if question.case.name in named or not named else named[0]
-    return spec.case(name, question.case.dtype, question.case.device)
+    return spec.case(named[0] if named else question.case.name, *place)
 
 
 def operations(spec: Spec, question: Question) -> float:

@@ -120,7 +120,7 @@ def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
     """For each operator, and for language models together, peaks by length and the growth of peaks and states; then claims."""
     every = curves.of(records)
     frames = {
-        f"{name} (peak KiB by length, above the inputs)": pd.DataFrame([_row(curve, group) for curve in group])
+        f"{name} (peak KiB by length, above the inputs)": curves.frame([_row(curve, group) for curve in group])
         for name, group in curves.grouped(every).items()
     }
     kinds = ((OF_PEAKS, "peak_bytes"), (OF_STATES, "state_bytes"), (OF_WEIGHTS, "weights_bytes"))

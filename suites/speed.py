@@ -166,7 +166,7 @@ def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
     """For each operator, and for language models together, a row an implementation and question; then the papers' claims."""
     every = curves.of(records)
     frames = {
-        f"{name} (milliseconds by length; medians)": pd.DataFrame([_row(curve, group) for curve in group])
+        f"{name} (milliseconds by length; medians)": curves.frame([_row(curve, group) for curve in group])
         for name, group in curves.grouped(every).items()
     }
     if rows := claimed(CLAIMS, every, "seconds"):
