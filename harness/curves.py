@@ -134,9 +134,11 @@ def _figure(group: Sequence[Curve], key: str, label: str, times: float) -> "Figu
     drawn, axes = pyplot.subplots(
         rows, columns, figsize=(1 + 4.2 * columns, 3.6 * rows), squeeze=False, sharey=True, layout="constrained"
     )
+    names = sorted({curve.name for lines in panels.values() for curve in lines})
+    colours = {name: matplotlib.colormaps["tab20"](i % 20) for i, name in enumerate(names)}  # the same in every panel
     for axis, (title, lines) in zip(axes.flat, panels.items(), strict=False):
         for curve in lines:
-            _draw(axis, curve, key, times)
+            _draw(axis, curve, key, times, colours[curve.name])
         axis.set_title(title, fontsize=9)
         axis.set_xscale("log", base=2)
         axis.set_yscale("log")
@@ -150,13 +152,14 @@ def _figure(group: Sequence[Curve], key: str, label: str, times: float) -> "Figu
     return drawn
 
 
-def _draw(axis: Any, curve: Curve, key: str, times: float) -> None:
+def _draw(axis: Any, curve: Curve, key: str, times: float, colour: Any) -> None:
     samples = {n: of for n, of in curve.samples(key).items() if of}
     middles = [times * clock.middle(of) for of in samples.values()]
     intervals = [clock.interval(of) or (min(of), max(of)) for of in samples.values()]
     low = [max(0.0, m - times * i[0]) for m, i in zip(middles, intervals, strict=True)]
     high = [max(0.0, times * i[1] - m) for m, i in zip(middles, intervals, strict=True)]
-    axis.errorbar(list(samples), middles, yerr=[low, high], marker="o", markersize=3, linewidth=1, capsize=2, label=curve.name)
+    style = {"color": colour, "marker": "o", "markersize": 3, "linewidth": 1, "capsize": 2}
+    axis.errorbar(list(samples), middles, yerr=[low, high], label=curve.name, **style)
 
 
 def standing(curve: Curve, key: str, among: Sequence[Curve], at: int) -> float | None:

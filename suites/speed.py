@@ -230,10 +230,12 @@ def _roofline(found: Sequence[Curve]) -> Any:
         ]
         spots += x
         axis.plot(x, y, "o" if name != curves.MODELS else "x", markersize=5, label=name)
-    line = [min(spots) / 2, *sorted(rate / limit.copied for rate in limit.products.values()), max(spots) * 2]
     for dtype in sorted({curve.dtype for curve in found}):
-        axis.plot(line, [min(limit.products[dtype], x * limit.copied) for x in line], color="black", linewidth=1)
-        axis.annotate(f"{dtype}, {limit.threads or 'all'} thread(s)", (line[-1], limit.products[dtype]), ha="right", va="bottom")
+        top = limit.products[dtype]
+        line = sorted([min(spots) / 2, top / limit.copied, max(spots) * 2])
+        axis.plot(line, [min(top, x * limit.copied) for x in line], color="black", linewidth=1)
+        told = f"{dtype}, {limit.threads} thread{'s' * (limit.threads > 1)}" if limit.threads else f"{dtype}, all threads"
+        axis.annotate(told, (line[-1], top), ha="right", va="bottom")
     axis.set(xscale="log", yscale="log", xlabel="operations a byte", ylabel="operations a second")
     axis.legend(fontsize=7, frameon=False, ncols=2, loc="lower right")
     pyplot.close(drawn)
