@@ -115,7 +115,7 @@ def calls(contestant: "Implementation", question: Question) -> Callable[[int], C
     def make(i: int) -> Callable[[], Any]:
         x = inputs(spec, question, i)
         placed = {t.name: x[t.name].to(case.device).requires_grad_(t.name in wrt) for t in given}
-        leaves = [placed[name] for name in wrt if name in placed] + (list(parameters.values()) if wrt else [])
+        leaves = [placed[name] if name in placed else parameters[name] for name in wrt]
         cotangents = [x[t.name + GRADIENT].to(case.device) for t in spec.contract.outputs] if wrt else []
         required = [placed[t.name] for t in given if not t.optional]
         optional = {t.name: placed[t.name] for t in given if t.optional}
@@ -138,16 +138,21 @@ def calls(contestant: "Implementation", question: Question) -> Callable[[int], C
 
 
 def inputs(spec: Spec, question: Question, i: int) -> Bunch:
-    """The inputs of sample i; what comes with a model, its parameters and the text before a step, is that of sample 0."""
-    case = question.case
+    """The inputs of sample i; what comes with a model, its parameters and the text before a step, is that of every sample."""
     if not spec.of_modules:
-        return spec.inputs(case, "normal", _seed(question, i), cotangents=question.form == "training")
-    first = spec.inputs(case, "normal", _seed(question, 0), cotangents=question.form == "training")
+        return _drawn(spec, question, i)
+    case, first = question.case, _drawn(spec, question, 0)
     rng = torch.Generator().manual_seed(_seed(question, i))
     if question.form == "step":
         more = torch.randint(0, case.v, (case.b, STEPS), generator=rng)
         return Bunch({**first, "ids": torch.cat([first.ids, more], 1)})
     return Bunch({**first, "ids": torch.randint(0, case.v, first.ids.shape, generator=rng)})
+
+
+def _drawn(spec: Spec, question: Question, i: int) -> Bunch:
+    # Where a spec jumps, no family keeps so many numbers clear of every jump.
+    family = "" if spec.costs and spec.costs.jumps else "normal"
+    return spec.inputs(question.case, family, _seed(question, i), cotangents=question.form == "training")
 
 
 def wanted(spec: Spec, case: Case, form: str) -> list[str]:
@@ -220,7 +225,7 @@ def _carried(contestant: "Implementation", question: Question) -> int:
 
 
 def _given(contestant: "Implementation", question: Question) -> Bunch:
-    return contestant.spec.inputs(question.case, "normal", _seed(question, 0))
+    return _drawn(contestant.spec, question, 0)
 
 
 def _seed(question: Question, i: int) -> int:

@@ -95,8 +95,8 @@ def before_work(contestant: Contestant, subject: str, question: Question, small:
 def at_work(contestant: Contestant, question: Question, i: int, got: Mapping[str, Tensor]) -> Answer:
     """What was timed or weighed, sample i, against the reference in float64 on the same inputs, at the same sizes.
 
-    Half the digits must be right: of each row, or of a tenth of the largest row where that is more. The budget, which is finer,
-    is found at the small sizes of the named case, by `values`: here it would take as many minutes as the code takes seconds."""
+    Half the digits must be right, a quarter where the spec jumps: of each row, or of a tenth of the largest. The budget, which
+    is finer, is found at small sizes, by `values`: here it would take as many minutes as the code takes seconds."""
     spec, case = contestant.spec, question.case
     x = cost.inputs(spec, question, i)
     wrt = cost.wanted(spec, case, question.form)
@@ -111,12 +111,13 @@ def at_work(contestant: Contestant, question: Question, i: int, got: Mapping[str
         truth = {"logits": truth["logits"][:, -cost.STEPS :]}
     if set(got) != set(truth) or any(got[name].shape != t.shape for name, t in truth.items()):
         return Answer(WRONG, {}, "  what was timed is not what was asked for")
-    budget = {name: _half_the_digits(tensor, case.dtype, of_the_largest=0.1) for name, tensor in truth.items()}
+    jumps = bool(spec.costs and spec.costs.jumps)
+    budget = {name: _half_the_digits(tensor, case.dtype, 0.1, 0.25 if jumps else 0.5) for name, tensor in truth.items()}
     found = verdict.judge(
         lambda low_precision: (truth, budget),
         {"": got},
         verdict.axes_of(spec, case),
-        f"half the digits of {_short(case.dtype)}",
+        f"{'a quarter' if jumps else 'half'} of the digits of {_short(case.dtype)}",
     )
     return found.answer
 
@@ -203,12 +204,12 @@ def _truths(function: rounding.Function, x: Mapping[str, Tensor], case: Case, se
     return lambda low_precision: rounding.truth_and_budget(function, here, case.dtype, seed=seed, intermediates=low_precision)
 
 
-def _half_the_digits(tensor: Tensor, dtype: torch.dtype, of_the_largest: float = 0.0) -> Tensor:
-    """For each element the root mean square of its row, times the square root of the rounding unit; no row counts as smaller
-    than such a share of the largest."""
+def _half_the_digits(tensor: Tensor, dtype: torch.dtype, of_the_largest: float = 0.0, share: float = 0.5) -> Tensor:
+    """For each element the root mean square of its row, times the square root of the rounding unit (or the power that keeps such
+    a share of the digits); no row counts as smaller than such a part of the largest."""
     row = tensor.double().square().mean(-1, keepdim=True).sqrt()
     row = row.clamp(min=of_the_largest * float(row.max())) if row.numel() else row
-    return (row * (torch.finfo(dtype).eps / 2) ** 0.5).expand(tensor.shape)
+    return (row * (torch.finfo(dtype).eps / 2) ** share).expand(tensor.shape)
 
 
 def _allowance(spec: Spec, dtype: torch.dtype) -> str:

@@ -101,6 +101,7 @@ class Work:
     along: tuple[str, ...] = ("n",)
     step: Mapping[str, Any] | None = None  # sizes at which it is one step of decoding, the other axes of length being the past
     carried: tuple[str, ...] = ()  # inputs or outputs that go from step to step
+    jumps: bool = False  # whether it rounds to codes on the way, so that a hair may become a step
     sizes: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -186,11 +187,13 @@ class Spec:
         return sum(2.0 * case.b * (tokens(t.name) if tokens else case.n) * math.prod(t.shape(case.values)) for t in matrices)
 
     def inputs(self, case: Case, family: str = "normal", seed: int = 0, cotangents: bool = False) -> Bunch:
-        """Seeded inputs of one family, rounded to the dtype of the case; with `out.grad` for each output if asked."""
+        """Seeded inputs of one family, rounded to the dtype of the case; with `out.grad` for each output if asked.
+
+        Without a family they are numbers as they are drawn."""
         rng = torch.Generator().manual_seed(zlib.crc32(f"{self.name} {case.name} {family} {seed}".encode()))
         given = self.given(case)
         x = Bunch({tensor.name: _draw(tensor, case, rng) for tensor in given})
-        for change in dict.fromkeys(("normal", family)):
+        for change in dict.fromkeys(("normal", family)) if family else ():
             x.update(self.families[change](x, case, rng))
         kept = {tensor.name: torch.float32 for tensor in given if tensor.kind == KEPT}
         if cotangents:

@@ -24,7 +24,6 @@ isolated = True
 
 FLASH, PLAIN = "attention/torch_sdpa:flash", "attention/plain"
 ROPE, RETNET = "transformer_rope/torch_sdpa", "retnet/torch_parallel"
-QUANTIZED = "transformer_quantized/torch_plain"
 OF_PEAKS = (
     Claim(
         "fused attention needs memory linear in length",
@@ -70,24 +69,6 @@ OF_STATES = (
         above=2.0,
     ),
 )
-OF_WEIGHTS = (
-    Claim(
-        "weights in NF4 take a quarter of those in 16 bits, an eighth of those in 32",
-        "2305.14314",
-        "0.25 of 16 bits",
-        Side(f"{QUANTIZED}:nf4", "forward"),
-        Side(ROPE, "forward"),
-        below=0.3,
-    ),
-    Claim(
-        "weights in int8 take half of those in 16 bits, a quarter of those in 32",
-        "2208.07339",
-        "0.5 of 16 bits",
-        Side(f"{QUANTIZED}:llm_int8", "forward"),
-        Side(ROPE, "forward"),
-        below=0.4,
-    ),
-)
 
 
 def plan(selection: Selection) -> Iterator[Cell]:
@@ -123,7 +104,7 @@ def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
         f"{name} (peak KiB by length, above the inputs)": curves.frame([_row(curve, group) for curve in group])
         for name, group in curves.grouped(every).items()
     }
-    kinds = ((OF_PEAKS, "peak_bytes"), (OF_STATES, "state_bytes"), (OF_WEIGHTS, "weights_bytes"))
+    kinds = ((OF_PEAKS, "peak_bytes"), (OF_STATES, "state_bytes"))
     if rows := [row for claims, key in kinds for row in claimed(claims, every, key)]:
         frames["What the papers claim"] = pd.DataFrame(rows)
     return frames

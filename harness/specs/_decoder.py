@@ -101,10 +101,10 @@ def give_laws(spec: Spec) -> None:
     spec.family(sharp)
 
 
-def give_work(spec: Spec, reach: Callable[[Case], int] = lambda case: case.n) -> None:
+def give_work(spec: Spec, reach: Callable[[Case], int] = lambda case: case.n, jumps: bool = False) -> None:
     """Give the spec of a transformer what it takes: products with its matrices, and of queries with the keys within reach."""
 
-    @spec.work()
+    @spec.work(jumps=jumps)
     def _(case: Case) -> float:
         near = min(case.n, reach(case))
         pairs = near * (near + 1) / 2 + (case.n - near) * near

@@ -66,7 +66,7 @@ def _cleared(case: Case, x: Tensor, w: Tensor) -> dict[str, Tensor]:
     return {"x": clear_of_ties(x, case.dtype), "w": clear_of_ties(w, case.dtype)}
 
 
-@absmax_int8.work(d=512, e=512)
+@absmax_int8.work(jumps=True, d=512, e=512)
 def _(case: Case) -> float:
     """The product."""
     return 2 * case.n * case.d * case.e

@@ -65,7 +65,7 @@ def _loud(case: Case, rng: torch.Generator) -> Tensor:
     return (torch.rand(case.d, generator=rng) < 1 / 8) | (torch.arange(case.d) == case.d - 1)
 
 
-@llm_int8.work(d=512, e=512)
+@llm_int8.work(jumps=True, d=512, e=512)
 def _(case: Case) -> float:
     """The product."""
     return 2 * case.n * case.d * case.e

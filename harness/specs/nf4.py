@@ -142,7 +142,7 @@ def clear_of_halfway(w: Tensor, case: Case) -> Tensor:
     return joined(blocks, w)
 
 
-@nf4.work(cases={"plain": {}, "double": {}}, d=512, e=512)
+@nf4.work(jumps=True, cases={"plain": {}, "double": {}}, d=512, e=512)
 def _(case: Case) -> float:
     """The product."""
     return 2 * case.n * case.d * case.e

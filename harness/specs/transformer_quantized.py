@@ -67,7 +67,7 @@ def transformer_quantized(
     return _with(ids, parameters, h, scheme, threshold)
 
 
-give_work(transformer_quantized)
+give_work(transformer_quantized, jumps=True)
 
 
 def _with(ids, parameters, h, scheme, threshold, matrices=MATRICES, weight_of=None, multiply=llm_int8):
