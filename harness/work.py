@@ -19,7 +19,7 @@ from harness.spec import DTYPES, Case, Spec
 # lengths; sizes and parameters of every language model; by which factors the sizes of operators grow.
 SCALES: dict[str, dict[str, Any]] = {
     "smoke": {"lengths": (16, 32, 64), "model": {"d": 32, "h": 2, "l": 2}, "parameters": 41_600, "grown": {}},
-    "default": {"lengths": (128, 512, 2048), "model": {"d": 96, "h": 4, "l": 3}, "parameters": 383_712, "grown": {}},
+    "default": {"lengths": (128, 512, 1024), "model": {"d": 96, "h": 4, "l": 3}, "parameters": 383_712, "grown": {}},
     "full": {
         "lengths": (1024, 4096, 16_384),
         "model": {"d": 512, "h": 8, "l": 8},

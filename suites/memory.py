@@ -78,7 +78,7 @@ def plan(selection: Selection) -> Iterator[Cell]:
 
 def cost(cell: Cell) -> float:
     """About how many seconds a cell takes."""
-    return 0.9 + (cell.settings["length"] / 2048) ** 2 * (4 if cell.settings["form"] == "training" else 2)
+    return 0.5 + (cell.settings["length"] / 1024) ** 2 * (1.5 if cell.settings["form"] == "training" else 0.5)
 
 
 def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, str], None]) -> Answer:

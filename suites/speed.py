@@ -21,7 +21,7 @@ from harness.curves import Curve
 from harness.implementation import Implementation, check_compiled
 from harness.plan import Selection
 
-settings = {"scale": "default", "form": "*", "length": "*", "batch": "1", "threads": 1, "rounds": 3}
+settings = {"scale": "default", "form": "*", "length": "*", "batch": "1", "threads": 1, "rounds": 2}
 choices = {"scale": ("smoke", "default", "full")}
 limits = {"timeout": 300.0, "memory": 16.0, "workers": 1}
 isolated = True  # what is timed stands in a process of its own, and the judge's clock runs beside its own
@@ -116,7 +116,7 @@ def plan(selection: Selection) -> Iterator[Cell]:
 
 def cost(cell: Cell) -> float:
     """About how many seconds a cell takes."""
-    return 0.9 + (cell.settings["length"] / 2048) ** 2 * (4 if cell.settings["form"] == "training" else 2)
+    return 0.5 + (cell.settings["length"] / 1024) ** 2 * (1.5 if cell.settings["form"] == "training" else 0.5)
 
 
 def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, str], None]) -> Answer:
