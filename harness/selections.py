@@ -85,7 +85,7 @@ def choice(letter: str, word: str) -> Choice:
 
 
 def compare(first: Choice, second: Choice, suite: str, common: Mapping[str, str], quantity: str, store: Store) -> Comparison:
-    """Pair the newest records of two choices by all that neither of them names, and set their values side by side."""
+    """Pair the newest records of two choices by all but what both name, each otherwise, and set their values side by side."""
     records = [record for record in store.read(suite) if Choice("", common).has(record)]
     if not records:
         raise WrongRequest(_nothing(f"suite={suite} {Choice('', common)}".strip(), list(store.read(suite)), suite, store))
@@ -94,7 +94,7 @@ def compare(first: Choice, second: Choice, suite: str, common: Mapping[str, str]
         if not found:
             raise WrongRequest(_nothing(f"{chosen.letter} ({chosen})", records, suite, store))
     machines = _machines(first, second, common, both)
-    differing = {key for key in (*first.words, *second.words) if first.words.get(key) != second.words.get(key)}
+    differing = {key for key, value in first.words.items() if second.words.get(key, value) != value}
     a, b = (_by_identity(chosen, found, differing) for chosen, found in zip((first, second), both, strict=True))
     pattern = quantity or QUANTITIES.get(suite, "*")
     rows = [row for key in a if key in b for row in _rows(a[key], b[key], pattern)]
@@ -128,8 +128,8 @@ def nothing_paired(found: Comparison) -> str:
     only_a, only_b = found.unpaired
     return (
         f"nothing was compared: {only_a} cells of A and {only_b} of B, and no two ask the same\n"
-        "  Records are paired by spec, implementation, variant, case, dtype, device, seed and settings, but for what differs.\n"
-        "  See what is stored: harness table suite=NAME; let A and B name what is to differ, such as 'impl=x variant=y'"
+        "  Records are paired by spec, implementation, variant, case, dtype, device, seed and settings, all but what both name.\n"
+        "  See what is stored: harness table suite=NAME; let both name what is to differ, such as 'impl=x length=256' 'impl=y length=512'"
     )
 
 

@@ -11,7 +11,7 @@ from harness.paired import CANNOT_TELL, NOT_SLOWER, SLOWER, Times
 
 
 def times(rng: random.Random, slower: float = 1.0, noise: float = 0.05, pairs: int = 12, drift: float = 0.0, tails: float = 0.0):
-    """Seconds in the order BASE HEAD HEAD BASE ... BASE; `drift` a process, and a share `tails` of processes up to twice as slow."""
+    """Seconds in the order BASE HEAD HEAD BASE ... BASE; `drift` a process; a share `tails` of them is up to twice as slow."""
     order = [role for i in range(pairs) for role in ("BH" if i % 2 == 0 else "HB")] + ["B"]
     of: dict[str, list[float]] = {"B": [], "H": []}
     for place, role in enumerate(order):
@@ -114,4 +114,9 @@ def test_students_t_is_that_of_the_tables(level: float, freedom: int, value: flo
 
 def test_holm_by_hand():
     assert paired.holm({"a": 0.04, "b": 0.001, "c": 0.02}) == {"b": 0.05 / 3, "c": 0.05 / 2, "a": 0.05}
-    assert paired.holm({"a": 0.04, "b": 0.02, "c": 0.001, "d": 0.03}) == {"c": 0.05 / 4, "b": 0.05 / 3, "d": 0.05 / 3, "a": 0.05 / 3}
+    assert paired.holm({"a": 0.04, "b": 0.02, "c": 0.001, "d": 0.03}) == {
+        "c": 0.05 / 4,
+        "b": 0.05 / 3,
+        "d": 0.05 / 3,
+        "a": 0.05 / 3,
+    }
