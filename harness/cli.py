@@ -378,12 +378,13 @@ def _show(frames: Any, form: str, out: Path | None, lines: Sequence[str] = ()) -
     """Tables on the screen or in a file, under lines that a person reads; these leave a format for programs alone."""
     from harness import report
 
+    read = form in ("text", "markdown")
     for line in lines:
-        typer.echo(line, err=form not in ("text", "markdown"))
+        typer.echo(line, err=not read)
     if out:
         typer.echo("written: " + ", ".join(map(str, report.save(frames, form, out))), err=True)
     elif frames:
-        typer.echo(("\n" if lines else "") + report.render(frames, form))
+        typer.echo(("\n" if lines and read else "") + report.render(frames, form))
 
 
 def _close(records: Sequence[Any], again: str = "harness again {key}") -> None:

@@ -129,7 +129,7 @@ def nothing_paired(found: Comparison) -> str:
     return (
         f"nothing was compared: {only_a} cells of A and {only_b} of B, and no two ask the same\n"
         "  Records are paired by spec, implementation, variant, case, dtype, device, seed and settings, all but what both name.\n"
-        "  See what is stored: harness table suite=NAME; let both name what is to differ, such as 'impl=x length=256' 'impl=y length=512'"
+        "  See what is stored: harness table suite=NAME; let both name what is to differ, such as 'length=256' 'length=512'"
     )
 
 

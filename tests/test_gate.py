@@ -213,6 +213,7 @@ def test_a_table_for_programs_is_nothing_but_the_table(repository: Path):
     head, *rows = (repository / "times.csv").read_text().strip().splitlines()
     assert head == "implementation,case,form,length,BASE s,HEAD s,ratio,at least,at most,finds from,false alarms,verdict,why"
     assert len(rows) == 3
+    assert compare(repository, "main", "main", "suite=speed", "pairs=6", "format=csv").stdout.startswith("implementation,case,")
 
 
 def test_the_users_tree_is_only_read_and_nothing_stays_behind(repository: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
