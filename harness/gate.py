@@ -77,8 +77,11 @@ def _suites(asked: str, handed: Mapping[str, str], sides: Sequence[Side], found:
             raise WrongRequest(f"no setting named {key!r}.{catalogue.suggestion(key, words)}")
         if key in ("results", "rerun"):
             raise WrongRequest(f"`compare` asks both sides anew and keeps nothing, so it takes no {key!r}")
-    if TIMED in chosen and "workers" not in handed:
-        chosen[TIMED].append("workers=1")  # what runs beside it would be timed with it
+    # What runs beside it would be timed with it; and a round is a process, of which the pairs are made.
+    once = {"workers": "1", "rounds": "1"} if TIMED in chosen else {}
+    for key, value in once.items():
+        if key in found.known[TIMED] and key not in handed:
+            chosen[TIMED].append(f"{key}={value}")
     return chosen
 
 

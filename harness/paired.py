@@ -68,15 +68,15 @@ def judged(cells: Mapping[Key, Times], threshold: float) -> tuple[dict[Key, Judg
     Where a slowdown of the threshold would not be found nothing is told, unless even the lower limit is above 1 + threshold: that
     is as rarely wrong as any other limit, however noisy the machine.
     """
-    differences = {key: cell.differences for key, cell in cells.items()}
-    levels = holm({key: chance(d) for key, d in differences.items()})
+    means = {key: Mean.of(cell.differences) for key, cell in cells.items()}
+    levels = holm({key: mean.chance for key, mean in means.items()})
     finds, alarms, any_alarm = calibrated({key: cell.noise for key, cell in cells.items()}, threshold)
     found = {}
-    for key, d in differences.items():
-        shift, (low, high) = statistics.fmean(d), limits(d, levels[key])
-        verdict = _verdict(shift, low, high, finds[key], math.log1p(threshold))
+    for key, mean in means.items():
+        low, high = mean.limits(levels[key])
+        verdict = _verdict(mean.middle, low, high, finds[key], math.log1p(threshold))
         why = "" if verdict != CANNOT_TELL else _why(finds[key], cells[key].noise, ALPHA / len(cells), threshold)
-        found[key] = Judgement(verdict, _ratio(shift), _ratio(low), _ratio(high), _ratio(finds[key]), alarms[key], why)
+        found[key] = Judgement(verdict, _ratio(mean.middle), _ratio(low), _ratio(high), _ratio(finds[key]), alarms[key], why)
     return found, any_alarm
 
 
@@ -104,27 +104,61 @@ def calibrated(noise: Mapping[Key, Sequence[float]], threshold: float) -> tuple[
     A try turns round which of the two came first in some of the pairs, in all cells alike, as what disturbs a process disturbs
     all of its cells. A try that gives the lower limit l would have found a slowdown of -l and above.
     """
-    rng = random.Random(0)
     level, limit = ALPHA / max(1, len(noise)), math.log1p(threshold)
-    squares = {key: sum(d * d for d in ds) for key, ds in noise.items()}  # turning a pair round does not change it
-    lows: dict[Key, list[float]] = {key: [] for key in noise}
+    tries = _turned_round(noise)
+    lows = {key: sorted(each[key].limits(level)[0] for each in tries) for key in noise}
+    finds = {key: -each[TRIES - math.ceil(POWER * TRIES)] for key, each in lows.items()}
     alarms, alarmed = dict.fromkeys(noise, 0), 0
+    for each in tries:
+        if any(mean.middle >= limit for mean in each.values()):
+            levels = holm({key: mean.chance for key, mean in each.items()})
+            verdicts = {key: _verdict(mean.middle, *mean.limits(levels[key]), finds[key], limit) for key, mean in each.items()}
+            alarms |= {key: alarms[key] + 1 for key, verdict in verdicts.items() if verdict == SLOWER}
+            alarmed += SLOWER in verdicts.values()
+    return finds, {key: count / TRIES for key, count in alarms.items()}, alarmed / TRIES
+
+
+def _turned_round(noise: Mapping[Key, Sequence[float]]) -> list[dict[Key, "Mean"]]:
+    """What each try makes of each cell; turning pairs round changes the mean of the differences, not that of their squares."""
+    rng = random.Random(0)
+    squares = {key: statistics.fmean([d * d for d in ds]) for key, ds in noise.items()}
+    tries = []
     for _ in range(TRIES):
         signs = rng.choices((-1.0, 1.0), k=max(map(len, noise.values()), default=0))
-        tried: dict[Key, tuple[float, float, int]] = {}
-        for key, ds in noise.items():
-            middle, n = sum(map(mul, signs, ds)) / len(ds), len(ds)
-            error = math.sqrt(max(0.0, squares[key] / n - middle * middle) / (n - 1))
-            tried[key] = (middle, error, n - 1)
-            lows[key].append(middle - quantile(level, n - 1) * error)
-        raised = []
-        if any(middle >= limit for middle, _, _ in tried.values()):
-            levels = holm({key: _chance(*one) for key, one in tried.items()})
-            raised = [key for key, one in tried.items() if one[0] >= limit and _chance(*one) <= levels[key]]
-        alarms |= {key: alarms[key] + 1 for key in raised}
-        alarmed += bool(raised)
-    finds = {key: sorted(-low for low in each)[math.ceil(POWER * TRIES) - 1] for key, each in lows.items()}
-    return finds, {key: count / TRIES for key, count in alarms.items()}, alarmed / TRIES
+        middles = {key: sum(map(mul, signs, ds)) / len(ds) for key, ds in noise.items()}
+        tries.append({key: Mean.of_squares(middle, squares[key], len(noise[key])) for key, middle in middles.items()})
+    return tries
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The mean of differences, its standard error and its degrees of freedom."""
+
+    middle: float
+    error: float
+    freedom: int
+
+    @classmethod
+    def of(cls, differences: Sequence[float]) -> "Mean":
+        error = statistics.stdev(differences) / math.sqrt(len(differences))
+        return cls(statistics.fmean(differences), error, len(differences) - 1)
+
+    @classmethod
+    def of_squares(cls, middle: float, squares: float, n: int) -> "Mean":
+        """The same, of the mean of n differences and that of their squares."""
+        return cls(middle, math.sqrt(max(0.0, squares - middle * middle) / (n - 1)), n - 1)
+
+    @property
+    def chance(self) -> float:
+        """How likely so high a mean is where nothing differs; one-sided."""
+        if self.error == 0:
+            return 0.0 if self.middle > 0 else 1.0
+        return upper_tail(self.middle / self.error, self.freedom)
+
+    def limits(self, level: float) -> tuple[float, float]:
+        """The two values between which the true mean lies, either of them wrong with a chance of `level`."""
+        width = quantile(level, self.freedom) * self.error
+        return self.middle - width, self.middle + width
 
 
 def holm(chances: Mapping[Key, float]) -> dict[Key, float]:
@@ -135,17 +169,6 @@ def holm(chances: Mapping[Key, float]) -> dict[Key, float]:
         levels[key] = ALPHA / (len(chances) - refuted)
         refuted += refuted == len(levels) - 1 and chances[key] <= levels[key]
     return levels
-
-
-def chance(differences: Sequence[float]) -> float:
-    """How likely so high a mean is where nothing differs; one-sided."""
-    return _chance(statistics.fmean(differences), _error(differences), len(differences) - 1)
-
-
-def limits(differences: Sequence[float], level: float) -> tuple[float, float]:
-    """The two values between which the true mean lies, either of them wrong with a chance of `level`."""
-    middle, width = statistics.fmean(differences), quantile(level, len(differences) - 1) * _error(differences)
-    return middle - width, middle + width
 
 
 def pairs_for(noise: Sequence[float], level: float, threshold: float) -> int | None:
@@ -180,17 +203,6 @@ def upper_tail(t: float, freedom: int) -> float:
         term *= cosine**2 * (k - 1) / k
     inside = 2 / math.pi * (angle + sine * total) if odd else sine * total
     return max(0.0, (1 - inside) / 2)
-
-
-def _chance(middle: float, error: float, freedom: int) -> float:
-    if error == 0:
-        return 0.0 if middle > 0 else 1.0
-    return upper_tail(middle / error, freedom)
-
-
-def _error(differences: Sequence[float]) -> float:
-    """The standard error of the mean."""
-    return statistics.stdev(differences) / math.sqrt(len(differences))
 
 
 def _ratio(log: float) -> float:

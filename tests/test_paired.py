@@ -41,7 +41,7 @@ def test_a_planted_slowdown_is_found_and_nothing_else():
 def test_the_same_code_alarms_in_under_five_of_a_hundred_comparisons_of_twenty_cells(
     noise: float, tails: float, drift: float, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(paired, "TRIES", 60)  # for the sake of time
+    monkeypatch.setattr(paired, "TRIES", 20)  # for the sake of time
     rng = random.Random(2)
     comparisons = [{i: times(rng, noise=noise, tails=tails, drift=drift) for i in range(20)} for _ in range(200)]
     assert sum(bool(alarms(cells)) for cells in comparisons) < 10
@@ -50,7 +50,7 @@ def test_the_same_code_alarms_in_under_five_of_a_hundred_comparisons_of_twenty_c
 def test_the_test_alone_keeps_its_promise_and_would_not_without_the_correction():
     """Without the effect size: one alarm in twenty families, where judging each cell for itself gives one in nearly every."""
     rng = random.Random(3)
-    families = [{i: paired.chance(times(rng).differences) for i in range(20)} for _ in range(400)]
+    families = [{i: paired.Mean.of(times(rng).differences).chance for i in range(20)} for _ in range(400)]
     corrected = sum(any(p <= paired.holm(chances)[i] for i, p in chances.items()) for chances in families)
     assert corrected / 400 < 0.08
     assert corrected, "a test that never alarms is no test"
@@ -69,8 +69,8 @@ def test_the_smallest_slowdown_that_is_said_to_be_found_is_found_four_times_in_f
     rng, found = random.Random(5), []
     finds = statistics.median(paired.judged({i: times(rng) for i in range(10)}, 0.1)[0][i].finds for i in range(10))
     for _ in range(300):
-        differences = times(rng, slower=finds).differences
-        found.append(paired.limits(differences, paired.ALPHA / 10)[0] > 0)
+        mean = paired.Mean.of(times(rng, slower=finds).differences)
+        found.append(mean.limits(paired.ALPHA / 10)[0] > 0)
     assert 0.65 < statistics.fmean(found) < 0.93
 
 
@@ -96,6 +96,23 @@ def test_a_slowdown_about_the_threshold_cannot_be_told_and_one_below_it_is_none(
     assert paired.judged({0: times(rng, slower=1.09, noise=0.02)}, 0.1)[0][0].why == "10% lies between the limits"
     assert paired.judged({0: times(rng, slower=1.04, noise=0.02)}, 0.1)[0][0].verdict == NOT_SLOWER
     assert paired.judged({0: times(rng, slower=0.5, noise=0.02)}, 0.1)[0][0].verdict == NOT_SLOWER
+
+
+def test_a_mean_is_the_same_from_its_squares():
+    differences = [0.1, -0.2, 0.05, 0.3]
+    direct = paired.Mean.of(differences)
+    again = paired.Mean.of_squares(direct.middle, statistics.fmean(d * d for d in differences), 4)
+    assert (again.middle, again.freedom) == (direct.middle, direct.freedom)
+    assert again.error == pytest.approx(direct.error)
+
+
+def test_what_is_said_to_alarm_falsely_alarms_by_the_rule_itself():
+    """Six pairs, one of them wild: turned round it is never an alarm, as it hides what the others say."""
+    noise = {0: [0.5, 0.52, 0.48, 0.5, 0.51, 0.49]}
+    _, alarms, any_alarm = paired.calibrated(noise, 0.1)
+    assert alarms[0] == any_alarm == pytest.approx(1 / 64, abs=0.015), "only where all six point the same way"
+    assert any_alarm > 0
+    assert paired.calibrated({0: [0.5, 0.01, -0.01, 0.02, -0.02, 0.01]}, 0.1)[2] == 0
 
 
 def test_times_that_never_vary_are_judged():
