@@ -22,7 +22,7 @@ STAND_IN = '''
 """Stands in for the harness."""
 import json, random, sys
 from pathlib import Path
-from harness.costs import BYTES, CELLS, OUTCOME, SLOWER
+from harness.costs import BYTES, CELLS, DRIFT, OUTCOME, SLOWER
 
 words = dict(word.split("=", 1) for word in sys.argv[2:])
 suite, results = words["suite"], Path(words["results"])
@@ -33,7 +33,8 @@ if not chosen:
 for name in chosen:
     settings = {"form": "forward", "length": 256} | ({"round": 0} if suite == "speed" else {})
     rng = random.Random(f"{results.name} {name}")
-    seconds = [0.001 * SLOWER.get(name, 1.0) * rng.lognormvariate(0, 0.01) for _ in range(5)]
+    drift = DRIFT ** int(results.name.rpartition("-")[2])  # by the number of the process
+    seconds = [drift * 0.001 * SLOWER.get(name, 1.0) * rng.lognormvariate(0, 0.01) for _ in range(5)]
     values = {"seconds": seconds} if suite == "speed" else {"peak_bytes": 4096 + BYTES.get(name, 0), "parameters": 10}
     cell = {"suite": suite, "spec": "attention", "implementation": name, "case": "plain", "dtype": "float32"}
     cell["settings"] = settings
@@ -44,7 +45,7 @@ for name in chosen:
     with file.open("a") as lines:
         lines.write(json.dumps(record) + "\\n")
 '''
-COSTS = 'CELLS = ("one", "two", "three")\nSLOWER = {}\nBYTES = {}\nOUTCOME = {}\n'
+COSTS = 'CELLS = ("one", "two", "three")\nSLOWER = {}\nDRIFT = 1.0\nBYTES = {}\nOUTCOME = {}\n'
 
 
 def git(place: Path, *words: str) -> str:
@@ -115,6 +116,15 @@ def test_a_planted_slowdown_is_found_and_named(repository: Path):
         "  again: harness compare main . suite=speed spec=attention impl=two case=plain dtype=float32 device=cpu form=forward"
         " length=256 pairs=6"
     )
+
+
+def test_processes_that_get_slower_one_by_one_raise_nothing(repository: Path):
+    """In the order BASE HEAD BASE HEAD each would be slower than the one before it: by more than the threshold."""
+    edit(repository, "DRIFT = 1.12\n")
+    git(repository, "commit", "--quiet", "--all", "--message=second")
+    said = compare(repository, "main", "main", "suite=speed", "pairs=6")
+    assert said.returncode == 0
+    assert "of 3 timed cells 3 cannot tell" in said.stdout, "nor is anything told: BASE differs from itself as much"
 
 
 def test_a_planted_allocation_is_found_and_named_and_a_smaller_one_is_better(repository: Path):
