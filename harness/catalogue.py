@@ -13,6 +13,7 @@ import difflib
 import hashlib
 import importlib.metadata
 import importlib.util
+import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -201,6 +202,32 @@ def digest(path: Path) -> str:
     for file in sorted(_reachable(path.resolve())):
         total.update(file.name.encode() + b"\0" + file.read_bytes())
     return total.hexdigest()[:16]
+
+
+@cache
+def commit() -> str:
+    """The commit of the checkout that this harness is run from, with a + where files differ from it; none where there is none."""
+    words = ["git", "-C", str(HOME), "rev-parse", "--show-toplevel", "HEAD"]
+    changes = [
+        "git",
+        "-C",
+        str(HOME),
+        "status",
+        "--porcelain",
+        "--untracked-files=no",
+        "--",
+        "harness",
+        "implementations",
+        "suites",
+    ]
+    try:
+        said, changed = (subprocess.run(one, capture_output=True, text=True, check=False) for one in (words, changes))
+    except OSError:
+        return ""
+    top, _, digits = said.stdout.strip().partition("\n")
+    if said.returncode or Path(top).resolve() != HOME.resolve():
+        return ""  # not of a checkout that a virtual environment with an installed harness happens to lie in
+    return digits[:12] + ("+" if changed.stdout else "")
 
 
 def _reachable(path: Path) -> set[Path]:

@@ -71,6 +71,7 @@ class Record:
     time_s: float
     at: str
     run: str
+    commit: str = ""  # of the checkout that asked; lines of before 2026-11-21 have none, as has an installed harness
 
     @property
     def identity(self) -> str:
@@ -94,7 +95,7 @@ class Record:
         if (
             not plain
             or record.outcome not in OUTCOMES
-            or not all(isinstance(one, str) for one in (record.note, record.at, record.machine))
+            or not all(isinstance(one, str) for one in (record.note, record.at, record.machine, record.commit))
         ):
             raise ValueError("a line that is no record")
         return record

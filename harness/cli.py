@@ -205,14 +205,12 @@ def new(
 
 @app.command()
 def table(words: Words = None) -> None:
-    """Print the table of a suite from what is stored; format=text, markdown, csv, latex or html."""
+    """Print the table of a suite from what is stored; format=text, markdown, csv, latex, html or parquet, out=FILE."""
     from harness import machine, report
 
     settings = _read(words)
-    form = str(settings.pop("format", "text"))
+    form, out = _form(settings)
     where = str(settings.pop("machine", machine.name()))
-    if form not in report.FORMATS:
-        raise plan.WrongRequest(f"no format named {form!r}.{catalogue.suggestion(form, report.FORMATS)}")
     request = _Request(None, settings)
     if not (records := request.stored(where, request.cells)):
         others = sorted({path.parent.name for path in request.store.root.glob(f"records/*/{request.name}.jsonl")})
@@ -221,7 +219,29 @@ def table(words: Words = None) -> None:
             + (f"  machines with records: {', '.join(others)} (say machine=NAME)\n" if others else "")
             + f"  Measure it: harness run suite={request.name}"
         )
-    typer.echo(report.render(report.tables(request.suite, records), form))
+    _show(report.tables(request.suite, records), form, out)
+
+
+@app.command()
+def compare(
+    words: Annotated[
+        list[str],
+        typer.Argument(metavar="A B [KEY=VALUE]...", help="Two git revisions (. is the working tree), or two stored selections."),
+    ],
+) -> None:
+    """Say whether revision B got slower or costlier than A; or set two stored selections side by side."""
+    first, second, settings = _two(words)
+    form, out = _form(settings)
+    if "=" in first:
+        _compare_stored(first, second, settings, form, out)
+    from harness import findings, gate
+
+    found = gate.compare(first, second, settings)
+    lines = [findings.summary(found), *filter(None, [findings.calibration(found)]), *found.notes]
+    _show(findings.tables(found), form, out, lines)
+    if said := findings.failures(found):
+        typer.echo("\n" + said, err=True)
+    raise typer.Exit(int(found.failed))
 
 
 @app.command()
@@ -307,6 +327,64 @@ def _folder(name: str) -> Path:
             f"results={name}: {nearest} is not a folder that can be written to.\n  Give another: results=FOLDER"
         )
     return place
+
+
+def _two(words: Sequence[str]) -> tuple[str, str, dict[str, str]]:
+    """The two that are compared, both revisions or both selections, and the settings after them."""
+    chosen = [[part.partition("=")[0] for part in word.split() if "=" in part] for word in words[:2]]
+    if len(words) < 2 or bool(chosen[0]) != bool(chosen[1]) or any("suite" in keys for keys in chosen):
+        raise plan.WrongRequest(
+            "`compare` takes two first: git revisions, or stored selections.\n"
+            "  Revisions: harness compare main . spec=attention\n"
+            "  Selections: harness compare impl=plain impl=torch_sdpa suite=speed spec=attention"
+        )
+    return words[0], words[1], _read(words[2:])
+
+
+def _compare_stored(first: str, second: str, settings: dict[str, str], form: str, out: Path | None) -> None:
+    from harness import selections
+    from harness.store import Store
+
+    store = Store(_folder(settings.pop("results", "results")))
+    if "suite" not in settings:
+        raise plan.WrongRequest(f"which suite? Say suite=NAME.\n  known: {', '.join(catalogue.suites())}")
+    suite, quantity = catalogue.find("suite", settings.pop("suite")).name, settings.pop("quantity", "")
+    a, b = selections.choice("A", first), selections.choice("B", second)
+    found = selections.compare(a, b, suite, settings, quantity, store)
+    if found.rows:
+        _show(selections.tables(found), form, out, [found.summary])
+        raise typer.Exit(0)
+    typer.echo(selections.nothing_paired(found), err=True)
+    raise typer.Exit(1)
+
+
+def _form(settings: dict[str, Any]) -> tuple[str, Path | None]:
+    """The format of a table, and the file that it goes to, taken out of the settings."""
+    from harness import report
+
+    form, out = str(settings.pop("format", "text")), settings.pop("out", None)
+    if form not in report.FORMATS:
+        raise plan.WrongRequest(f"no format named {form!r}.{catalogue.suggestion(form, report.FORMATS)}")
+    if form in report.FILES and not out:
+        raise plan.WrongRequest(f"format={form} is no text for a screen: say where to, format={form} out=table.{form}")
+    if form == "parquet" and not catalogue.is_module("pyarrow"):
+        raise plan.WrongRequest("format=parquet takes pyarrow, which is not installed.\n  Install it: pip install pyarrow")
+    if out and not Path(out).absolute().parent.is_dir():
+        raise plan.WrongRequest(f"out={out}: there is no folder {Path(out).parent} to write it into")
+    return form, Path(out) if out else None
+
+
+def _show(frames: Any, form: str, out: Path | None, lines: Sequence[str] = ()) -> None:
+    """Tables on the screen or in a file, under lines that a person reads; these leave a format for programs alone."""
+    from harness import report
+
+    read = form in ("text", "markdown")
+    for line in lines:
+        typer.echo(line, err=not read)
+    if out:
+        typer.echo("written: " + ", ".join(map(str, report.save(frames, form, out))), err=True)
+    elif frames:
+        typer.echo(("\n" if lines and read else "") + report.render(frames, form))
 
 
 def _close(records: Sequence[Any], again: str = "harness again {key}") -> None:

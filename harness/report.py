@@ -11,7 +11,8 @@ from harness.cell import OK, UNSUPPORTED, Cell, Record
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMATS = ("text", "markdown", "csv", "latex", "html")
+FORMATS = ("text", "markdown", "csv", "latex", "html", "parquet")
+FILES = ("parquet",)  # formats that are no text, and need out=FILE
 # Columns that name whom a row is about, and those that say what was judged; the latter are left out on a screen.
 SUBJECTS = ("implementation", "model")
 PROVENANCE = ("code", "definition", "versions")
@@ -43,6 +44,19 @@ def _with_provenance(frame: "pd.DataFrame", records: Sequence[Record]) -> "pd.Da
 def render(frames: "Mapping[str, pd.DataFrame]", form: str) -> str:
     """Tables with their titles in one of the formats."""
     return "\n\n".join(part for title, frame in frames.items() for part in _one(title, frame, form))
+
+
+def save(frames: "Mapping[str, pd.DataFrame]", form: str, file: Path) -> list[Path]:
+    """Write tables in one of the formats to a file; as Parquet, which holds one table, each to a file of its own."""
+    if form not in FILES:
+        file.write_text(render(frames, form) + "\n")
+        return [file]
+    files = []
+    for title, frame in frames.items():
+        own = file if len(frames) == 1 else file.with_name(f"{file.stem}.{_slug(title.partition('(')[0])}{file.suffix}")
+        _of_one_type_a_column(frame).to_parquet(own, index=False)
+        files.append(own)
+    return files
 
 
 def write(folder: Path, title: str, suite: ModuleType, records: Sequence[Record]) -> list[Path]:
@@ -160,6 +174,14 @@ def _with_whole_numbers(frame: "pd.DataFrame") -> "pd.DataFrame":
     gaps = [name for name in frame.columns if frame[name].dtype.kind == "f" and frame[name].isna().any()]
     whole = [name for name in gaps if (frame[name].dropna() % 1 == 0).all()]
     return frame.assign(**{name: frame[name].astype(pd.Int64Dtype()) for name in whole})
+
+
+def _of_one_type_a_column(frame: "pd.DataFrame") -> "pd.DataFrame":
+    """A column of numbers and words is one of words; what is not there stays so."""
+    frame = frame.convert_dtypes()
+    for name in [name for name in frame.columns if frame[name].dtype == object]:
+        frame[name] = [None if value is None else str(value) for value in frame[name]]
+    return frame
 
 
 def _merged(frame: "pd.DataFrame") -> "pd.DataFrame":

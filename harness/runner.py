@@ -23,7 +23,7 @@ from typing import Any
 
 import psutil
 
-from harness import machine
+from harness import catalogue, machine
 from harness.cell import CRASHED, OK, OUT_OF_MEMORY, TIMED_OUT, UNSUPPORTED, WRONG, Answer, Cell, Record, _finite
 from harness.store import Store
 
@@ -269,4 +269,5 @@ def _record(cell: Cell, digests: dict[str, str], answer: Answer, time_s: float, 
         round(time_s, 4),
         at,
         run_id,
+        catalogue.commit(),
     )

@@ -1,0 +1,179 @@
+"""Code as it is at a commit, copied to a temporary folder, and the harness run there; the checkout of the user is only read."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness import catalogue
+from harness.cell import Record
+from harness.plan import WrongRequest
+from harness.store import Store
+
+WORKING_TREE = "."
+SECONDS_BETWEEN_LOOKS = 0.1
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two that are compared: BASE or HEAD, the revision as it was asked for, its commit, and where it lies."""
+
+    role: str
+    revision: str
+    commit: str
+    place: Path
+
+    def __str__(self) -> str:
+        return f"{self.role} ({self.revision}{f', {self.commit[:8]}' if self.commit else ''})"
+
+    def settings(self, suite: str) -> dict[str, object] | None:
+        """The words of its own that a suite has on this side; None where there is no such suite."""
+        home = self.place if (self.place / "suites").is_dir() else catalogue.HOME
+        stem = suite.replace("-", "_")
+        path = next((p for p in (home / "suites" / f"{stem}.py", home / "suites" / stem / "__init__.py") if p.is_file()), None)
+        return dict(catalogue.Item("suite", suite, path).facts.get("settings", {})) if path else None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What came of `harness run` on one side: records, or in words why there are none."""
+
+    records: Sequence[Record]
+    complaint: str
+    wrong_request: bool
+
+
+@contextmanager
+def checkouts(base: str, head: str) -> Iterator[tuple[Side, Side]]:
+    """Both sides in folders of their own, which are gone afterwards."""
+    top = repository()
+    commits = [commit(top, revision) for revision in (base, head)]
+    with tempfile.TemporaryDirectory(prefix="harness-compare-") as folder:
+        sides = []
+        for role, revision, digits in zip(("BASE", "HEAD"), (base, head), commits, strict=True):
+            side = Side(role, revision, digits, Path(folder).resolve() / role.lower())
+            side.place.mkdir()
+            (_copy_working_tree if revision == WORKING_TREE else _unpack)(top, side)
+            _check_that_its_code_runs(side)
+            sides.append(side)
+        yield sides[0], sides[1]
+
+
+def repository() -> Path:
+    """The checkout that the current folder lies in."""
+    said = _git(Path.cwd(), "rev-parse", "--show-toplevel")
+    if said.returncode:
+        raise WrongRequest(
+            f"{Path.cwd()} is in no git checkout, so it has no revisions to compare.\n"
+            "  Go into the checkout, or compare what is stored: harness compare run=ONE run=OTHER suite=NAME"
+        )
+    return Path(said.stdout.decode().strip())
+
+
+def commit(top: Path, revision: str) -> str:
+    """The digits of a revision; of the working tree none."""
+    if revision == WORKING_TREE:
+        return ""
+    said = _git(top, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+    if said.returncode:
+        raise WrongRequest(
+            f"git knows no revision {revision!r} in {top}.\n"
+            "  A revision is a commit, a branch or a tag; . is the working tree as it is.\n"
+            "  See which there are: git log --oneline"
+        )
+    return said.stdout.decode().strip()
+
+
+def ask(side: Side, suite: str, words: Sequence[str], results: Path, watch: Callable[[float], None]) -> Asked:
+    """Run a suite on one side in new processes; `watch` is told now and then how many seconds it has taken."""
+    command = [sys.executable, "-m", "harness", "run", f"suite={suite}", *words, f"results={results}", "rerun=true"]
+    results.mkdir(parents=True)
+    began = time.monotonic()
+    with (results / "output").open("wb") as out, (results / "errors").open("wb") as errors:
+        process = subprocess.Popen(command, cwd=side.place, env=_environment(side), stdout=out, stderr=errors)
+        try:
+            while process.returncode is None:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(SECONDS_BETWEEN_LOOKS)
+                watch(time.monotonic() - began)
+        finally:
+            _end(process)
+    records = list(Store(results).read(suite))
+    return Asked(records, "" if records else _last_words(results / "errors"), process.returncode == 2)
+
+
+def _unpack(top: Path, side: Side) -> None:
+    """A commit, by `git archive`: unlike a worktree it leaves nothing in the repository, not even when it is killed."""
+    archive = side.place.with_suffix(".tar")
+    said = _git(top, "archive", "--format=tar", f"--output={archive}", side.commit)
+    if said.returncode:
+        raise WrongRequest(f"git cannot give out {side}: {said.stderr.decode().strip()}")
+    with tarfile.open(archive) as tar:
+        tar.extractall(side.place, filter="tar")
+    archive.unlink()
+
+
+def _copy_working_tree(top: Path, side: Side) -> None:
+    """The files as they are now, new ones included, ignored ones not: what is edited meanwhile does not count."""
+    said = _git(top, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    for name in filter(None, said.stdout.split(b"\0")):
+        source, target = top / os.fsdecode(name), side.place / os.fsdecode(name)
+        if source.is_symlink() or source.is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target, follow_symlinks=False)
+
+
+def _check_that_its_code_runs(side: Side) -> None:
+    """An installed harness must not win over that of the checkout; a checkout without one is run by the installed one."""
+    if not (side.place / "harness" / "__init__.py").is_file():
+        return
+    command = [sys.executable, "-c", "import harness; print(harness.__file__)"]
+    said = subprocess.run(command, cwd=side.place, env=_environment(side), capture_output=True, text=True, check=False)
+    if not Path(said.stdout.strip()).resolve().is_relative_to(side.place):
+        raise WrongRequest(
+            f"the harness of {side} cannot be run: "
+            + (f"this Python imports {said.stdout.strip()} instead" if said.stdout.strip() else _words(said.stderr))
+            + ".\n  Install it as a path, not as a hook: pip install --config-settings editable_mode=compat -e ."
+        )
+
+
+def _environment(side: Side) -> dict[str, str]:
+    """PYTHONPATH comes before all that is installed; what else the user has on it comes after."""
+    path = os.pathsep.join(filter(None, (str(side.place), os.environ.get("PYTHONPATH"))))
+    return {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a run that is still going on as an interruption would, and wait for it."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _git(place: Path, *words: str) -> subprocess.CompletedProcess[bytes]:
+    try:
+        return subprocess.run(["git", "-C", str(place), *words], capture_output=True, check=False)
+    except FileNotFoundError:
+        raise WrongRequest("to compare revisions takes git, which is not installed here") from None
+
+
+def _last_words(file: Path) -> str:
+    return _words(file.read_text(errors="replace"))
+
+
+def _words(text: str) -> str:
+    """What a program said at last: the message of the harness, with its indented lines, or the last line."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    first = next((i for i, line in enumerate(lines) if line.startswith("harness: ")), len(lines) - 1)
+    return "\n".join(lines[first:]).removeprefix("harness: ") or "it said nothing"

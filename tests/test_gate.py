@@ -1,0 +1,354 @@
+"""The gate, on real processes: a repository made here holds a small stand-in for the harness, whose times are made from seeds."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import findings, revisions
+from harness.cell import Cell, Record
+from harness.findings import Findings
+from harness.plan import WrongRequest
+
+ROOT = Path(__file__).parents[1]
+# Answers `harness run suite=... results=...` in a few hundredths of a second: what it says stands in costs.py, which tests edit.
+STAND_IN = '''
+"""Stands in for the harness."""
+import json, random, sys
+from pathlib import Path
+from harness.costs import BYTES, CELLS, DRIFT, OUTCOME, SLOWER
+
+words = dict(word.split("=", 1) for word in sys.argv[2:])
+suite, results = words["suite"], Path(words["results"])
+chosen = [name for name in CELLS if words.get("impl", "*") in ("*", name)]
+if not chosen:
+    print(f"harness: no implementation named {words['impl']!r}.", file=sys.stderr)
+    sys.exit(2)
+for name in chosen:
+    settings = {"form": "forward", "length": 256} | ({"round": 0} if suite == "speed" else {})
+    rng = random.Random(f"{results.name} {name}")
+    drift = DRIFT ** int(results.name.rpartition("-")[2])  # by the number of the process
+    seconds = [drift * 0.001 * SLOWER.get(name, 1.0) * rng.lognormvariate(0, 0.01) for _ in range(5)]
+    values = {"seconds": seconds} if suite == "speed" else {"peak_bytes": 4096 + BYTES.get(name, 0), "parameters": 10}
+    cell = {"suite": suite, "spec": "attention", "implementation": name, "case": "plain", "dtype": "float32"}
+    cell["settings"] = settings
+    record = {"key": "", "cell": cell, "outcome": OUTCOME.get(name, "ok"), "values": values, "note": "", "digests": {}}
+    record |= {"machine": "here", "versions": {}, "time_s": 0.1, "at": "2026-01-01", "run": "r"}
+    file = results / "records" / "here" / f"{suite}.jsonl"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a") as lines:
+        lines.write(json.dumps(record) + "\\n")
+'''
+COSTS = 'CELLS = ("one", "two", "three")\nSLOWER = {}\nDRIFT = 1.0\nBYTES = {}\nOUTCOME = {}\n'
+
+
+def git(place: Path, *words: str) -> str:
+    own = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+    return subprocess.run(["git", "-C", str(place), *own, *words], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """One commit, `main`, of three implementations that cost the same for ever."""
+    place = tmp_path / "checkout"
+    files = {
+        "harness/__init__.py": "",
+        "harness/__main__.py": STAND_IN,
+        "harness/costs.py": COSTS,
+        "suites/speed.py": 'settings = {"form": "*", "length": ""}\n',
+        "suites/memory.py": 'settings = {"form": "*", "length": ""}\n',
+        ".gitignore": "__pycache__\n",
+    }
+    for name, text in files.items():
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_text(text)
+    git(place, "init", "--quiet", "--initial-branch=main")
+    git(place, "add", "--all")
+    git(place, "commit", "--quiet", "--message=first")
+    return place
+
+
+def edit(place: Path, text: str) -> None:
+    """Change what the implementations of the working tree cost."""
+    (place / "harness" / "costs.py").write_text(COSTS + text)
+
+
+def compare(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1"}
+    command = [sys.executable, "-m", "harness", "compare", *words]
+    return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False, timeout=120)
+
+
+def complaints(said: subprocess.CompletedProcess[str]) -> str:
+    """What stands on stderr, without the lines of progress that a slow machine gives time for."""
+    return "\n".join(line for line in said.stderr.strip().splitlines() if not re.match(r" *\d+%  \d+/\d+ runs", line)).strip()
+
+
+def test_a_commit_against_itself_raises_nothing(repository: Path):
+    said = compare(repository, "main", "main", "suite=memory,speed", "pairs=6")
+    assert said.returncode == 0, said.stdout + said.stderr
+    assert said.stdout.startswith(
+        "main against main; of 6 counts 6 equal; of 3 timed cells 3 not slower\nThe same code against itself"
+    )
+    assert "alarms in 0.0% of 500 tries. A slowdown is found from " in said.stdout
+    assert "attention/one" in said.stdout
+    assert complaints(said) == ""
+
+
+def test_a_planted_slowdown_is_found_and_named(repository: Path):
+    edit(repository, 'SLOWER = {"two": 1.3}\n')
+    said = compare(repository, "main", ".", "suite=speed", "pairs=6")
+    assert said.returncode == 1
+    assert ". against main; of 3 timed cells 1 slower, 2 not slower" in said.stdout
+    first, facts, gate, again = complaints(said).splitlines()
+    assert first == "attention/two is slower in case plain, float32, form forward, length 256"
+    percent = r"\+\d\d\.\d%"
+    ratio = f"{percent}, at least {percent}, at most {percent}, in 6 pairs of processes"
+    assert re.fullmatch(rf"  0\.001\d+ s was 0\.0\d+ s: {ratio}", facts)
+    assert re.fullmatch(r"  slowdowns are found here from \d\.\d%; the same code against itself alarms in 0\.0% of tries", gate)
+    assert again == (
+        "  again: harness compare main . suite=speed spec=attention impl=two case=plain dtype=float32 device=cpu form=forward"
+        " length=256 pairs=6"
+    )
+
+
+def test_processes_that_get_slower_one_by_one_raise_nothing(repository: Path):
+    """In the order BASE HEAD BASE HEAD each would be slower than the one before it: by more than the threshold."""
+    edit(repository, "DRIFT = 1.12\n")
+    git(repository, "commit", "--quiet", "--all", "--message=second")
+    said = compare(repository, "main", "main", "suite=speed", "pairs=6")
+    assert said.returncode == 0
+    assert "of 3 timed cells 3 cannot tell" in said.stdout, "nor is anything told: BASE differs from itself as much"
+
+
+def test_a_planted_allocation_is_found_and_named_and_a_smaller_one_is_better(repository: Path):
+    edit(repository, 'BYTES = {"two": 1024, "three": -96}\n')
+    said = compare(repository, "main", ".", "suite=memory")
+    assert said.returncode == 1
+    assert said.stdout.startswith(". against main; of 6 counts 1 costlier, 1 better, 4 equal\n")
+    assert "+25.0%" in said.stdout
+    assert "-2.3%" in said.stdout
+    assert complaints(said) == (
+        "attention/two costs more in case plain, float32, form forward, length 256\n"
+        "  peak_bytes is 5,120, but was 4,096 (+25.0%)\n"
+        "  again: harness compare main . suite=memory spec=attention impl=two case=plain dtype=float32 device=cpu form=forward"
+        " length=256"
+    )
+    git(repository, "commit", "--quiet", "--all", "--message=second")
+    assert compare(repository, "main", "main~1", "suite=memory", "impl=two").returncode == 0, "less is no failure"
+
+
+def test_what_is_on_one_side_only_is_named(repository: Path):
+    edit(repository, 'CELLS = ("one", "two", "four")\n')
+    said = compare(repository, "main", ".", "suite=memory")
+    assert said.returncode == 0
+    (gone,) = (line for line in said.stdout.splitlines() if "attention/three" in line)
+    (new,) = (line for line in said.stdout.splitlines() if "attention/four" in line)
+    assert gone.endswith("only in BASE")
+    assert new.endswith("only in HEAD")
+
+
+def test_what_fails_now_and_did_not_is_a_failure(repository: Path):
+    edit(repository, 'OUTCOME = {"one": "wrong"}\n')
+    said = compare(repository, "main", ".", "suite=memory,speed", "pairs=6")
+    assert said.returncode == 1
+    assert "attention/one fails in case plain, float32, form forward, length 256\n  wrong in HEAD, ok in BASE\n" in said.stderr
+    assert ". against main; 2 cells fail that did not; " in said.stdout
+
+
+def test_nothing_to_compare_is_a_failure(repository: Path):
+    edit(repository, 'CELLS = ("four",)\n')
+    said = compare(repository, "main", ".", "suite=memory", "impl=four")
+    assert said.returncode == 1
+    assert "suite=memory has no answer from BASE: no implementation named 'four'." in said.stdout
+    assert complaints(said) == (
+        "nothing was compared: . and main have no cell in common that is ok on both sides\n"
+        "  See what there is to ask: harness plan suite=memory; then: harness compare main . spec=NAME"
+    )
+
+
+def test_a_suite_that_neither_side_has_is_said_and_compares_nothing(repository: Path):
+    git(repository, "rm", "--quiet", "suites/memory.py")
+    git(repository, "commit", "--quiet", "--message=second")
+    said = compare(repository, "main", "main", "suite=memory")
+    assert said.returncode == 1
+    assert "suite=memory is not asked: neither BASE (main, " in said.stdout
+
+
+def test_a_process_that_dies_is_told_with_its_last_words(repository: Path):
+    (repository / "harness" / "__main__.py").write_text("raise SystemExit('the disk is full')\n")
+    said = compare(repository, "main", ".", "suite=memory")
+    assert said.returncode == 1
+    assert "suite=memory has no answer from HEAD: the disk is full" in said.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["mian", "."], "git knows no revision 'mian' in "),
+        (["--", "--output=x", "."], "`compare` takes two first"),
+        (["main"], "`compare` takes two first: git revisions, or stored selections."),
+        (["main", "impl=two"], "`compare` takes two first: git revisions, or stored selections."),
+        (["main", ".", "pairs=7"], "pairs=7 should be an even number from 6 to 60: BASE HEAD, HEAD BASE, ...\n  Try: pairs=12"),
+        (["main", ".", "threshold=10"], "threshold=10 should be above 0 and up to 1: a slowdown of 10 % is threshold=0.1"),
+        (["main", ".", "suite=sped"], "suite=sped does not compare revisions. Did you mean 'speed'?"),
+        (["main", ".", "from=forward"], "no setting named 'from'. Did you mean 'form'?"),
+        (["main", ".", "results=here"], "`compare` asks both sides anew and keeps nothing, so it takes no 'results'"),
+        (["main", ".", "suite=memory", "impl=nine"], "no implementation named 'nine'."),
+        (
+            ["main", ".", "format=parquet"],
+            "format=parquet is no text for a screen: say where to, format=parquet out=table.parquet",
+        ),
+    ],
+    ids=lambda value: "_".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_requests_have_a_message_and_status_2(words: list[str], message: str, repository: Path):
+    said = compare(repository, *words)
+    assert message in said.stderr
+    assert said.returncode == 2
+    assert "Traceback" not in said.stderr
+
+
+def test_without_a_checkout_there_are_no_revisions(tmp_path: Path):
+    said = compare(tmp_path, "main", ".")
+    assert said.returncode == 2
+    assert "is in no git checkout, so it has no revisions to compare.\n  Go into the checkout" in said.stderr
+
+
+def test_a_table_for_programs_is_nothing_but_the_table(repository: Path):
+    said = compare(repository, "main", "main", "suite=memory,speed", "pairs=6", "format=csv", "out=times.csv")
+    assert said.stdout == ""
+    assert "written: times.csv" in said.stderr
+    head, *rows = (repository / "times.csv").read_text().strip().splitlines()
+    assert head == "implementation,case,form,length,BASE s,HEAD s,ratio,at least,at most,finds from,false alarms,verdict,why"
+    assert len(rows) == 3
+    assert compare(repository, "main", "main", "suite=speed", "pairs=6", "format=csv").stdout.startswith("implementation,case,")
+
+
+def test_the_users_tree_is_only_read_and_nothing_stays_behind(repository: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    (repository / "new.py").write_text("new = 1\n")
+    (repository / "__pycache__").mkdir()
+    (repository / "__pycache__" / "ignored").write_text("")
+    (repository / "harness" / "costs.py").unlink()
+    before = {path: path.stat().st_mtime_ns for path in repository.rglob("*") if path.name != "index"}
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(revisions.tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.chdir(repository / "suites")
+    with revisions.checkouts("main", ".") as (base, head):
+        assert (base.place / "harness" / "costs.py").read_text() == COSTS
+        assert not (base.place / "new.py").exists()
+        assert (head.place / "new.py").read_text() == "new = 1\n"
+        assert not (head.place / "harness" / "costs.py").exists()
+        assert not (head.place / "__pycache__").exists()
+        assert (base.commit, head.commit) == (git(repository, "rev-parse", "main").strip(), "")
+    assert {path: path.stat().st_mtime_ns for path in repository.rglob("*") if path.name != "index"} == before
+    assert not list((tmp_path / "temporary").iterdir())
+    assert git(repository, "worktree", "list").count("\n") == 1
+
+
+def test_an_installed_harness_that_wins_over_that_of_the_checkout_is_refused(repository: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(repository)
+    good = revisions._environment
+    monkeypatch.setattr(revisions, "_environment", lambda side: good(side) | {"PYTHONPATH": str(ROOT)})
+    message = r"the harness of BASE \(main, .*\) cannot be run: this Python imports .*__init__.py instead"
+    with pytest.raises(WrongRequest, match=message), revisions.checkouts("main", "."):
+        pass
+
+
+def record(values: Mapping[str, Any], suite: str = "memory", outcome: str = "ok", **settings: Any) -> Record:
+    cell = Cell(suite, "attention", "plain", "", "causal", "float32", "cpu", 0, {"form": "forward", **settings})
+    return Record(cell, outcome, values, "", {}, "here", {}, 0.1, "2026-01-01", "r")
+
+
+def counted(base: Sequence[Record], head: Sequence[Record]) -> Findings:
+    found = Findings("main", ".", 6, 0.1)
+    findings.judge_counted(found, base, head)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("base", "head", "standing"),
+    [
+        ({"peak_bytes": 100}, {"peak_bytes": 101}, "costlier"),
+        ({"peak_bytes": 101}, {"peak_bytes": 100}, "better"),
+        ({"state_bytes": 0}, {"state_bytes": 1}, "costlier"),
+        ({"flops": 5}, {"flops": 5}, "equal"),
+        ({"kernel": {"registers": 32}}, {"kernel": {"registers": 33}}, "costlier"),
+        ({"kernel": {"tensor_core": 8}}, {"kernel": {"tensor_core": 0}}, "costlier"),
+        ({"kernel": {"tensor_core": 0}}, {"kernel": {"tensor_core": 8}}, "better"),
+    ],
+)
+def test_any_rise_of_a_cost_and_any_fall_of_a_gain_counts(base: dict[str, Any], head: dict[str, Any], standing: str):
+    (cost,) = counted([record(base)], [record(head)]).costs
+    assert cost.standing == standing
+
+
+def test_what_is_no_cost_is_not_compared():
+    values = {"kernel": {"instructions": 1, "warps": 4, "multiplies": True}, "note": "x", "samples": [1], "seconds_s": 1.0}
+    assert not counted([record(values)], [record(values)]).costs
+
+
+def test_a_quantity_of_one_side_only_is_named():
+    found = counted([record({"peak_bytes": 1})], [record({"peak_bytes": 1, "state_bytes": 1})])
+    assert [one.what for one in found.apart] == ["state_bytes only in HEAD"]
+    assert not found.failed
+
+
+@pytest.mark.parametrize(
+    ("base", "head", "what", "broken"),
+    [
+        ("ok", "crashed", "crashed in HEAD, ok in BASE", True),
+        ("ok", "unsupported", "BASE: ok; HEAD: unsupported", False),
+        ("wrong", "ok", "BASE: wrong; HEAD: ok", False),
+        ("wrong", "wrong", "BASE: wrong; HEAD: wrong", False),
+    ],
+)
+def test_how_cells_ended_is_never_left_out(base: str, head: str, what: str, broken: bool):
+    found = counted([record({}, outcome=base)], [record({}, outcome=head)])
+    assert [(one.what, one.broken) for one in found.apart] == [(what, broken)]
+
+
+def test_what_neither_side_supports_is_counted_only():
+    found = counted([record({}, outcome="unsupported")], [record({}, outcome="unsupported")])
+    assert findings.summary(found) == ". against main; nothing was compared; 1 cells are unsupported on both sides"
+    assert "Not compared" not in findings.tables(found)
+
+
+def timed(seconds: float, outcome: str = "ok", number: int = 0) -> Record:
+    return record({"seconds": [seconds * 1.5, seconds, seconds * 2]}, "speed", outcome, round=number)
+
+
+def test_rounds_of_a_cell_are_one_cell_and_its_fastest_sample_counts():
+    found = Findings("main", ".", 6, 0.1)
+    findings.judge_timed(found, [[timed(2.0), timed(1.0, number=1)]] * 7, [[timed(1.0), timed(1.5, number=1)]] * 6)
+    assert [(time.base_s, time.head_s, time.judgement.verdict) for time in found.times] == [(1.0, 1.0, "not slower")]
+
+
+def test_a_cell_that_fails_now_and_then_is_not_judged_and_not_hidden():
+    found = Findings("main", ".", 6, 0.1)
+    findings.judge_timed(found, [[timed(1.0)]] * 7, [[timed(1.0)]] * 5 + [[timed(1.0, "timed_out")]])
+    (one,) = found.apart
+    assert one.what == "BASE: ok in 7 of 7 processes; HEAD: ok in 5 of 6 processes, timed_out in 1 of 6 processes"
+    assert not one.broken
+    assert not found.times
+
+
+def test_a_run_that_stopped_early_judges_nothing():
+    found = Findings("main", ".", 6, 0.1)
+    findings.judge_timed(found, [[timed(1.0)]] * 3, [[timed(1.0)]] * 2)
+    assert not found.times
+    assert "no answer in 4 of 7 processes" in found.apart[0].what
+
+
+def test_ok_without_a_time_is_broken():
+    found = Findings("main", ".", 6, 0.1)
+    nothing = replace(timed(1.0), values={})
+    findings.judge_timed(found, [[timed(1.0)]] * 7, [[nothing]] * 6)
+    assert found.failed
+    assert found.broken[0].what == "a process says ok and gives no seconds"
