@@ -51,8 +51,7 @@ def here(device: str, threads: int, anew: bool = False) -> Ceilings:
     """The ceilings of this machine on so many threads, measured if nobody has yet: a few seconds.
 
     `anew` measures again and keeps the higher: before anybody is accused, for they may have been found on a busy machine."""
-    words = [machine.name(), device, threads, machine.version("torch")]
-    path = folder() / ("-".join(map(str, words)) + ".json")
+    path = file(device, threads)
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
         known = Ceilings(**json.loads(path.read_text())) if path.exists() else None
@@ -112,6 +111,12 @@ def _fastest(call: Callable[[], Any], device: str) -> float:
     while len(took) < LEAST or (len(took) < MOST and sum(took) < ENOUGH_S):
         took.append(clock.seconds(call, device))
     return min(took)
+
+
+def file(device: str, threads: int) -> Path:
+    """The file of one measurement."""
+    words = [machine.name(), device, threads, machine.version("torch")]
+    return folder() / ("-".join(map(str, words)) + ".json")
 
 
 def folder() -> Path:
