@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from harness import Unsupported
+from harness import Unsupported, clock, memory
 from harness.contract import ContractError
 from harness.spec import Bunch, Case
 
@@ -25,6 +25,7 @@ REPEATS = 3
 INSTRUMENTS = [(time, name) for name in ("time", "perf_counter", "perf_counter_ns", "monotonic", "process_time", "sleep")] + [
     (torch, name) for name in ("equal", "allclose", "isclose", "empty", "empty_like", "use_deterministic_algorithms")
 ]
+INSTRUMENTS += [(clock, name) for name in ("now", "seconds", "seconds_and_result", "warm")] + [(memory, "peak")]
 _GENUINE = [getattr(module, name) for module, name in INSTRUMENTS]
 
 
@@ -109,6 +110,11 @@ def _check_manners(drawn: Bunch, x: Bunch, answer: Bunch) -> None:
         # The gradient of a sum is its cotangent, and autograd gives the very tensor.
         if "." not in name and (of := given.get(tensor.untyped_storage().data_ptr())):
             raise ContractError(f"its answer {name} is a view of its input {of}: who writes into the one changes the other")
+    check_instruments()
+
+
+def check_instruments() -> None:
+    """ContractError where something that measures or compares is no longer what it was."""
     for (module, name), genuine in zip(INSTRUMENTS, _GENUINE, strict=True):
         if getattr(module, name) is not genuine:
             raise ContractError(f"it replaces {module.__name__}.{name}")

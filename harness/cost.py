@@ -4,7 +4,8 @@
     training    forward and backward, of all inputs and parameters that have a gradient
     step        one step of decoding after that length: of a function by its case, of a model by its step form
 
-What was timed is kept for the judge: the outputs of one sample, chosen by the judge, as they stood when the clock stopped.
+What was timed is kept for the judge: the outputs of one sample, drawn with dice of the judge's, as they stood when the clock
+stopped. Nothing is remembered by where inputs lie: those of all samples lie in the same memory.
 """
 
 import copy
@@ -16,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from harness import Unsupported, clock, memory
+from harness import Unsupported, asking, clock, memory
+from harness.contract import ContractError
 from harness.spec import GRADIENT, Bunch, Case, Spec
 
 if TYPE_CHECKING:
@@ -41,55 +43,80 @@ class Question:
     threads: int = 1
 
 
-def costed(contestant: "Implementation", kind: str, question: Question, checked: int = 0) -> tuple[dict[str, Any], Bunch]:
+@dataclass(frozen=True)
+class Call:
+    """One question, ready to be put; and its inputs by name, as they were drawn and as they lie where the call reads them."""
+
+    run: Callable[[], Any]
+    given: Mapping[str, tuple[Tensor, Tensor]]
+
+    def __call__(self) -> Any:
+        return self.run()
+
+    def check_inputs(self) -> None:
+        """ContractError where they are no longer what was drawn."""
+        for name, (drawn, placed) in self.given.items():
+            if not torch.equal(drawn, placed.detach().cpu()):
+                raise ContractError(f"at the sizes that are timed it writes into its input {name}")
+
+
+def costed(contestant: "Implementation", kind: str, question: Question, dice: int = 0) -> tuple[dict[str, Any], Bunch]:
     """Values, and the answer that goes with them; `kind` is `asked` (the answer to sample 0 alone), `timed` or `weighed`."""
     with clock.on_threads(question.threads):
+        threads = torch.get_num_threads()
         match kind:
             case "asked":
-                return {}, kept(contestant.spec, question, calls(contestant, question)(0)())
+                told = asked(contestant, question)
             case "timed":
-                return timed(contestant, question, checked)
+                told = timed(contestant, question, dice)
             case "weighed":
-                return weighed(contestant, question)
-    raise ValueError(f"nothing is {kind!r} here")
+                told = weighed(contestant, question)
+            case _:
+                raise ValueError(f"nothing is {kind!r} here")
+        asking.check_instruments()
+        if torch.get_num_threads() != threads:
+            raise ContractError(f"it sets torch to {torch.get_num_threads()} threads where it was given {threads}")
+    return told
 
 
-def timed(contestant: "Implementation", question: Question, checked: int) -> tuple[dict[str, Any], Bunch]:
-    """Seconds of what it took to prepare, of the first call, and of each sample; and the answer of sample 1 + `checked`."""
-    began = clock.now()
+def asked(contestant: "Implementation", question: Question) -> tuple[dict[str, Any], Bunch]:
+    """Seconds of what it took to prepare, and of the first call; and its answer."""
+    prepare_s = clock.seconds(lambda: contestant.prepare(question.case), question.case.device)
+    call = calls(contestant, question)(0)
+    first_s, answer = clock.seconds_and_result(call, question.case.device)
+    return {"prepare_s": prepare_s, "first_s": first_s / _calls_in_one(contestant, question)}, kept(contestant, question, answer)
+
+
+def timed(contestant: "Implementation", question: Question, dice: int) -> tuple[dict[str, Any], Bunch]:
+    """Seconds of each sample; and the answer of one of them, each being as likely as any other, with its number."""
+    began, rolled = clock.now(), random.Random(dice)
     device = question.case.device
-    prepare_s = clock.seconds(lambda: contestant.prepare(question.case), device)
-    asked = calls(contestant, question)
-    first_s = clock.seconds(asked(0), device)
-    fastest = clock.warm(lambda: asked(0), device)
+    make = calls(contestant, question)
+    fastest = clock.warm(lambda: make(0), device)
     least = LEAST if fastest < FEWEST_S else LEAST_SLOW
     samples: list[float] = []
     while len(samples) < least or (sum(samples) < ENOUGH_S and len(samples) < MOST):
-        call = asked(1 + len(samples))
+        call = make(1 + len(samples))
         took, answer = clock.seconds_and_result(call, device)
-        if len(samples) == checked % least:
-            answered = kept(contestant.spec, question, answer)
-        del answer, call
         samples.append(took)
-    per = STEPS if steps_of_a_model(contestant.spec, question) else 1
-    values = {
-        "prepare_s": prepare_s,
-        "first_s": first_s / per,
-        "seconds": [float(f"{s / per:.5g}") for s in samples],
-        "checked": 1 + checked % least,
-        "whole_s": clock.now() - began,
-    }
+        if rolled.randrange(len(samples)) == 0:
+            answered, checked = kept(contestant, question, answer), len(samples)
+            call.check_inputs()
+        del answer, call
+    per = _calls_in_one(contestant, question)
+    values = {"seconds": [float(f"{s / per:.5g}") for s in samples], "checked": checked, "whole_s": clock.now() - began}
     return values, answered
 
 
 def weighed(contestant: "Implementation", question: Question) -> tuple[dict[str, Any], Bunch]:
     """Bytes at the peak of a call above its inputs, bytes that go from step to step, numbers in parameters; and the answer."""
     spec, case = contestant.spec, question.case
-    asked = calls(contestant, question)
-    clock.seconds(asked(0), case.device)  # what is made once, at the first call, is not the call's
-    values: dict[str, Any] = {"peak_bytes": memory.peak(asked(1), case.device)}
-    answered = kept(spec, question, asked(1)())
-    values["checked"] = 1
+    make = calls(contestant, question)
+    clock.seconds(make(0), case.device)  # what is made once, at the first call, is not the call's
+    call, answers = make(1), list[Any]()
+    values: dict[str, Any] = {"peak_bytes": memory.peak(lambda: answers.append(call()), case.device), "checked": 1}
+    answered = kept(contestant, question, answers.pop())
+    call.check_inputs()
     if question.form == "step":
         values["state_bytes"] = _carried(contestant, question)
     if spec.of_modules:
@@ -99,40 +126,43 @@ def weighed(contestant: "Implementation", question: Question) -> tuple[dict[str,
     return values, answered
 
 
-def calls(contestant: "Implementation", question: Question) -> Callable[[int], Callable[[], Any]]:
-    """`make(i)` gives the call of sample i, with inputs of its own; of a model the parameters are the same for all."""
+def calls(contestant: "Implementation", question: Question) -> Callable[[int], Call]:
+    """`make(i)` gives the call of sample i, with inputs of its own; of a model the parameters are the same for all.
+
+    Make a call when the one before is done: its inputs come to lie where those of the other lay."""
     if steps_of_a_model(contestant.spec, question):
         return _generating(contestant, question)
     spec, case = contestant.spec, question.case
-    wrt = spec.differentiable(case) if question.form == "training" else []
+    wrt = wanted(spec, case, question.form)
     run: Any = contestant.prepare(case)
     parameters: dict[str, Tensor] = {}
     if spec.of_modules:
         run = contestant.model(_given(contestant, question), case)
         parameters = dict(run.named_parameters())
     given = [t for t in spec.given(case) if "." not in t.name]
+    cotangents = [t.name + GRADIENT for t in spec.contract.outputs] if wrt else []
+    first = inputs(spec, question, 0)
+    placed = {name: first[name].clone().to(case.device) for name in [t.name for t in given] + cotangents}
+    leaves = [placed[name].requires_grad_() if name in placed else parameters[name] for name in wrt]
+    required = [placed[t.name] for t in given if not t.optional]
+    optional = {t.name: placed[t.name] for t in given if t.optional}
 
-    def make(i: int) -> Callable[[], Any]:
+    def call() -> Any:
+        if not wrt:
+            with torch.no_grad():
+                return run(*required, **optional), ()
+        answer = run(*required, **optional)
+        attached = [(one, placed[name]) for one, name in zip(_listed(spec, answer), cotangents, strict=True) if one.requires_grad]
+        if not attached:
+            raise Unsupported("claims gradients, but no output is connected to its inputs")
+        found = torch.autograd.grad([one for one, _ in attached], leaves, [c for _, c in attached], allow_unused=True)
+        return answer, found
+
+    def make(i: int) -> Call:
         x = inputs(spec, question, i)
-        placed = {t.name: x[t.name].to(case.device).requires_grad_(t.name in wrt) for t in given}
-        leaves = [placed[name] if name in placed else parameters[name] for name in wrt]
-        cotangents = [x[t.name + GRADIENT].to(case.device) for t in spec.contract.outputs] if wrt else []
-        required = [placed[t.name] for t in given if not t.optional]
-        optional = {t.name: placed[t.name] for t in given if t.optional}
-
-        def call() -> Any:
-            if not wrt:
-                with torch.no_grad():
-                    return run(*required, **optional), ()
-            answer = run(*required, **optional)
-            outputs = _listed(spec, answer)
-            attached = [(one, cotangent) for one, cotangent in zip(outputs, cotangents, strict=True) if one.requires_grad]
-            if not attached:
-                raise Unsupported("claims gradients, but no output is connected to its inputs")
-            found = torch.autograd.grad([one for one, _ in attached], leaves, [c for _, c in attached], allow_unused=True)
-            return outputs, found
-
-        return call
+        for name, tensor in placed.items():
+            tensor.detach().copy_(x[name])
+        return Call(call, {name: (x[name], tensor) for name, tensor in placed.items()})
 
     return make
 
@@ -164,36 +194,44 @@ def steps_of_a_model(spec: Spec, question: Question) -> bool:
     return spec.of_modules and question.form == "step"
 
 
-def kept(spec: Spec, question: Question, answer: Any) -> Bunch:
-    """Copies of outputs and gradients by name, as they are now."""
+def kept(contestant: "Implementation", question: Question, answer: Any) -> Bunch:
+    """Copies of outputs and gradients by name, as they are now; ContractError where outputs are not what the contract says."""
+    spec = contestant.spec
     if steps_of_a_model(spec, question):
         return Bunch(logits=answer.detach().cpu().clone())
     outputs, gradients = answer
-    named = dict(zip((t.name for t in spec.contract.outputs), _listed(spec, outputs), strict=True))
+    named: dict[str, Tensor] = dict(contestant.named(outputs, question.case))
     if question.form == "training":
         names = wanted(spec, question.case, question.form)
         named |= {name + GRADIENT: g for name, g in zip(names, gradients, strict=True) if g is not None}
     return Bunch({name: tensor.detach().cpu().clone() for name, tensor in named.items()})
 
 
-def _generating(contestant: "Implementation", question: Question) -> Callable[[int], Callable[[], Any]]:
+def _calls_in_one(contestant: "Implementation", question: Question) -> int:
+    """How many steps are timed together."""
+    return STEPS if steps_of_a_model(contestant.spec, question) else 1
+
+
+def _generating(contestant: "Implementation", question: Question) -> Callable[[int], Call]:
     """Calls of STEPS steps each, from copies of the state after the text of sample 0."""
     case = question.case
     model, before = _after_the_text(contestant, question)
 
-    def make(i: int) -> Callable[[], Any]:
-        ids = inputs(contestant.spec, question, i).ids[:, -STEPS:].to(case.device)
-        state = copy.deepcopy(before)
+    def make(i: int) -> Call:
+        drawn = inputs(contestant.spec, question, i).ids[:, -STEPS:]
+        ids, state = drawn.clone().to(case.device), copy.deepcopy(before)
 
         @torch.no_grad()
         def call() -> Tensor:
             now, logits = state, []
             for column in ids.unbind(1):
                 one, now = model.step(column, now)
+                if type(one) is not Tensor or one.shape != (case.b, case.v):
+                    raise ContractError(f"a step gives {type(one).__name__}, but should give logits[b v], a torch.Tensor")
                 logits.append(one)
             return torch.stack(logits, 1)
 
-        return call
+        return Call(call, {"ids": (drawn, ids)})
 
     return make
 
@@ -217,11 +255,11 @@ def _carried(contestant: "Implementation", question: Question) -> int:
     if spec.of_modules:
         model, state = _after_the_text(contestant, question)
         return memory.kept_alive(state, besides=[*model.parameters(), *model.buffers()])
-    x = inputs(spec, question, 1)
     call = calls(contestant, question)(1)
-    outputs = dict(zip((t.name for t in spec.contract.outputs), _listed(spec, call()[0]), strict=True))
+    outputs = contestant.named(call()[0], question.case)
     carried = spec.costs.carried if spec.costs else ()
-    return sum(t.numel() * t.element_size() for t in ({**x, **outputs}[name] for name in carried))
+    given = {name: placed for name, (_, placed) in call.given.items()}
+    return sum(t.numel() * t.element_size() for t in ({**given, **outputs}[name] for name in carried))
 
 
 def _given(contestant: "Implementation", question: Question) -> Bunch:

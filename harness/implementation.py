@@ -51,9 +51,9 @@ class Implementation:
         """Its answer to a question of a law, see `asking.answered`."""
         return asking.answered(self, x, case, wrt)
 
-    def costed(self, kind: str, question: cost.Question, checked: int = 0) -> tuple[dict[str, Any], Bunch]:
+    def costed(self, kind: str, question: cost.Question, dice: int = 0) -> tuple[dict[str, Any], Bunch]:
         """What a question costs it, see `cost.costed`."""
-        return cost.costed(self, kind, question, checked)
+        return cost.costed(self, kind, question, dice)
 
     def prepare(self, case: Case) -> Any:
         """What the implementation made for this case: a function of the inputs, or an nn.Module."""
@@ -95,7 +95,7 @@ class Implementation:
 
     def outputs(self, x: Mapping[str, Tensor], case: Case) -> Bunch:
         """Outputs by name; ContractError where they are not what the contract says."""
-        return self._named(self.answer(x, case), case)
+        return self.named(self.answer(x, case), case)
 
     def answer(self, x: Mapping[str, Tensor], case: Case) -> Any:
         """Whatever it returns for these inputs."""
@@ -123,7 +123,8 @@ class Implementation:
             outputs[name + GRADIENT] = torch.zeros_like(leaf) if gradient is None else gradient
         return Bunch({name: tensor.detach() for name, tensor in outputs.items()})
 
-    def _named(self, answer: Any, case: Case) -> Bunch:
+    def named(self, answer: Any, case: Case) -> Bunch:
+        """What it returned as outputs by name; ContractError where they are not what the contract says."""
         contract = self.spec.contract.outputs
         if isinstance(answer, Mapping):
             if set(answer) != {t.name for t in contract}:

@@ -115,10 +115,10 @@ class Isolated:
         """See `asking.answered`."""
         return self._stand.ask({"do": "answered", "case": _told(case), "wrt": wrt}, x)[1]
 
-    def costed(self, kind: str, question: Question, checked: int = 0) -> tuple[dict[str, Any], Bunch]:
+    def costed(self, kind: str, question: Question, dice: int = 0) -> tuple[dict[str, Any], Bunch]:
         """See `cost.costed`."""
         words = {**vars(question), "case": _told(question.case)}
-        return self._stand.ask({"do": "costed", "kind": kind, "question": words, "checked": checked})
+        return self._stand.ask({"do": "costed", "kind": kind, "question": words, "dice": dice})
 
 
 def serve(line: socket.socket, answer_to: Callable[[BaseException], Answer]) -> None:
@@ -142,7 +142,7 @@ def serve(line: socket.socket, answer_to: Callable[[BaseException], Answer]) -> 
                     answer = {f"{way}|{name}": tensor for way, of in got.items() for name, tensor in of.items()}
                 case "costed":
                     asked = Question(**{**question["question"], "case": _case(question["question"]["case"])})
-                    header, answer = contestant.costed(question["kind"], asked, question["checked"])
+                    header, answer = contestant.costed(question["kind"], asked, question["dice"])
                 case "answered":
                     answer = contestant.answered(tensors, _case(question["case"]), question["wrt"])
         except BaseException as error:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from harness import Unsupported, cost, rounding, verdict
-from harness.cell import OK, WRONG, Answer
+from harness.cell import OK, WRONG, Answer, Cell
 from harness.contract import ContractError
 from harness.cost import Question
 from harness.implementation import Implementation
@@ -75,21 +75,24 @@ def check_causal(model: nn.Module, ids: Tensor) -> None:
         raise ContractError(f"trained, it sees the future: of {ids.shape[1]} tokens, number {at} hears of those from {half} on")
 
 
-_before: dict[tuple[str, Case, int, str], Answer] = {}  # verdicts in small cases, by subject: the same at every length
+_before: dict[tuple[Any, ...], Answer] = {}  # verdicts in small cases, by who is asked: the same at every length
 
 
-def before_work(contestant: Contestant, subject: str, question: Question, small: Case, seed: int) -> Answer:
-    """The verdict without which nothing is timed or weighed: in the small case within the rounding budget, then at work."""
+def before_work(contestant: Contestant, cell: Cell, question: Question, small: Case, seed: int) -> Answer:
+    """The verdict without which nothing is timed or weighed: in the small case within the rounding budget, then at work.
+
+    With it come the seconds of preparing and of the first call at these sizes."""
     if question.form == "training" and not contestant.gradients:
         raise Unsupported("claims no gradients here")
     form = "step" if cost.steps_of_a_model(contestant.spec, question) else "whole"
-    if (asked := (subject, small, seed, form)) not in _before:
+    if (asked := (cell.spec, cell.implementation, cell.variant, small, seed, form)) not in _before:
         _before[asked] = values(contestant, small, "normal", seed, form)
     answer = _before[asked]
     if answer.outcome != OK:
         return answer
-    found = at_work(contestant, question, 0, contestant.costed("asked", question)[1])
-    return answer if found.outcome == OK else found
+    told, got = contestant.costed("asked", question)
+    found = at_work(contestant, question, 0, got)
+    return replace(answer, values={**answer.values, **told}) if found.outcome == OK else found
 
 
 def at_work(contestant: Contestant, question: Question, i: int, got: Mapping[str, Tensor]) -> Answer:

@@ -76,9 +76,9 @@ def run(
 
 
 def _batches(cells: Sequence[tuple[Cell, dict[str, str]]], workers: int) -> list[list[tuple[Cell, dict[str, str]]]]:
-    """Runs of cells of one implementation and variant, short enough to be shared out evenly."""
+    """Runs of cells of one implementation, variant and round, short enough to be shared out evenly."""
     batches, size = [], min(max(len(cells) // (SHARES * workers), LEAST_CELLS), MOST_CELLS)
-    for _, group in groupby(cells, key=lambda pair: (pair[0].suite, pair[0].subject)):
+    for _, group in groupby(cells, key=lambda pair: (pair[0].suite, pair[0].subject, pair[0].settings.get("round"))):
         mates = list(group)
         batches += [mates[i : i + size] for i in range(0, len(mates), size)]
     return batches

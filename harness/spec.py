@@ -101,6 +101,7 @@ class Work:
     along: tuple[str, ...] = ("n",)
     step: Mapping[str, Any] | None = None  # sizes at which it is one step of decoding, the other axes of length being the past
     carried: tuple[str, ...] = ()  # inputs or outputs that go from step to step
+    near: Callable[[Case], Mapping[str, int]] = lambda case: {}  # sizes of what must be read, where that is not all that is given
     jumps: bool = False  # whether it rounds to codes on the way, so that a hair may become a step
     sizes: Mapping[str, Any] = field(default_factory=dict)
 

@@ -4,6 +4,7 @@ Operators are asked at the sizes that their specs give to `work`, with the axes 
 models at the sizes below, each with about as many parameters.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Any
@@ -13,8 +14,8 @@ import torch
 from harness import catalogue, terms
 from harness.cell import Cell
 from harness.cost import FORMS, Question, steps_of_a_model
-from harness.plan import Selection
-from harness.spec import DTYPES, Case, Spec
+from harness.plan import Selection, WrongRequest
+from harness.spec import DTYPES, LOOKED_UP, Case, Spec
 
 # lengths; sizes and parameters of every language model; by which factors the sizes of operators grow.
 SCALES: dict[str, dict[str, Any]] = {
@@ -109,10 +110,11 @@ def operations(spec: Spec, question: Question) -> float:
 def moved(spec: Spec, question: Question) -> int:
     """Bytes that must be read and written at least: inputs, parameters and outputs once; in training their gradients too."""
     case = question.case.resized({"n": 1}) if steps_of_a_model(spec, question) else question.case
-    given = {t.name: _bytes(t, case) for t in spec.given(case)}
+    near = case.resized(spec.costs.near(case)) if spec.costs else case
+    given = {t.name: _bytes(t, near) for t in spec.given(case)}
     made = {t.name: _bytes(t, case) for t in spec.contract.outputs}
     if spec.of_modules:
-        given = {name: size for name, size in given.items() if not name.startswith("embedding.")}
+        given = {name: size for name, size in given.items() if not re.search(LOOKED_UP, name)}
     gradients = sum(given.get(name, 0) for name in spec.differentiable(case)) + sum(made.values())
     return sum(given.values()) + sum(made.values()) + (gradients if question.form == "training" else 0)
 
@@ -141,5 +143,7 @@ def _dtypes(selection: Selection) -> Mapping[str, Any]:
 
 
 def _batches(spec: Spec, selection: Selection) -> list[str]:
-    axes = spec.contract.axes
-    return [batch for batch in str(selection.settings["batch"]).split(",") if batch == "1" or "b" in axes]
+    asked = list(dict.fromkeys(str(selection.settings["batch"]).split(",")))
+    if not all(batch.isdecimal() and int(batch) for batch in asked):
+        raise WrongRequest(f"batch={selection.settings['batch']} is no list of whole numbers, 1 or more, such as batch=1,8")
+    return [batch for batch in asked if batch == "1" or "b" in spec.contract.axes]

@@ -86,7 +86,7 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
     check_compiled(cell)
     spec, question = contestant.spec, work.question(cell, contestant.spec)
     progress(0.1, "judging")
-    wrong = judge.before_work(contestant, cell.subject, question, work.small(spec, question), cell.seed)
+    wrong = judge.before_work(contestant, cell, question, work.small(spec, question), cell.seed)
     if wrong.outcome != OK:
         return replace(wrong, note=f"not weighed, for it is wrong\n{wrong.note}")
     progress(0.6, "weighing")

@@ -208,7 +208,14 @@ EQUIVALENT = {
 }
 
 
+def _near(case: Case) -> dict[str, int]:
+    """Keys outside of every window need not be read."""
+    reach = {"sliding_window": case.window, "lambda": case.window + case.sinks}
+    return {"m": min(case.m, case.n - 1 + reach[case.visibility])} if case.visibility in reach else {}
+
+
 @attention.work(
+    near=_near,
     cases={
         "causal": {},
         "plain": {},
