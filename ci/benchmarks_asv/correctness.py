@@ -21,6 +21,7 @@ def _tracked(spec):
 
         track_worst_score.unit = "budgets"
 
+    Tracked.__name__ = spec  # by which asv calls it
     return Tracked
 
 
