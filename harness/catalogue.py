@@ -199,7 +199,7 @@ def load_spec(name: str) -> Any:
 def digest(path: Path) -> str:
     """sha256 of a file and of all files of this project, or beside it, that it imports, directly or not."""
     total = hashlib.sha256()
-    for file in sorted(_reachable(path.resolve())):
+    for file in sorted(reachable(path.resolve()), key=_place):
         total.update(file.name.encode() + b"\0" + file.read_bytes())
     return total.hexdigest()[:16]
 
@@ -207,19 +207,9 @@ def digest(path: Path) -> str:
 @cache
 def commit() -> str:
     """The commit of the checkout that this harness is run from, with a + where files differ from it; none where there is none."""
-    words = ["git", "-C", str(HOME), "rev-parse", "--show-toplevel", "HEAD"]
-    changes = [
-        "git",
-        "-C",
-        str(HOME),
-        "status",
-        "--porcelain",
-        "--untracked-files=no",
-        "--",
-        "harness",
-        "implementations",
-        "suites",
-    ]
+    git = ["git", "-C", str(HOME)]
+    words = [*git, "rev-parse", "--show-toplevel", "HEAD"]
+    changes = [*git, "status", "--porcelain", "--untracked-files=no", "--", "harness", "implementations", "suites"]
     try:
         said, changed = (subprocess.run(one, capture_output=True, text=True, check=False) for one in (words, changes))
     except OSError:
@@ -230,7 +220,8 @@ def commit() -> str:
     return digits[:12] + ("+" if changed.stdout else "")
 
 
-def _reachable(path: Path) -> set[Path]:
+def reachable(path: Path) -> set[Path]:
+    """The files that `digest` is of: those of this project, or beside `path`, and no library, wherever this is installed."""
     seen: set[Path] = set()
     waiting = [path, *(path.parent.glob("*.py") if path.name == "__init__.py" else [])]
     while waiting:
@@ -254,11 +245,23 @@ def _imported(path: Path) -> tuple[Path, ...]:
         else:
             continue
         for level, module in modules:
-            roots = [path.parents[level - 1]] if level else [PACKAGE.parent, path.parent]
+            roots = [path.parents[level - 1]] if level else [*_homes(module), path.parent]
             for root in roots:
                 stem = root.joinpath(*module.split("."))
                 files += [file for file in (stem.with_suffix(".py"), stem / "__init__.py") if module and file.is_file()]
     return tuple(files)
+
+
+def _place(file: Path) -> str:
+    """Where a file lies in a checkout, wherever this is installed; of a file from elsewhere its whole path."""
+    inside = [root for root in (HOME / "implementations", HOME / "suites", PACKAGE) if file.is_relative_to(root)]
+    return f"{inside[0].name}/{file.relative_to(inside[0]).as_posix()}" if inside else str(file)
+
+
+def _homes(module: str) -> list[Path]:
+    """The folder under which a module of this project lies; of a library none, though in a wheel it lies beside the package."""
+    top = module.partition(".")[0]
+    return [PACKAGE.parent] if top == PACKAGE.name else [HOME] if top in ("implementations", "suites") else []
 
 
 def _among(fact: Any, known: Sequence[str]) -> bool:
