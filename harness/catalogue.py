@@ -22,10 +22,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from harness.growth import GROWTHS
+
 PACKAGE = Path(__file__).parent
 # A checkout has the two folders beside the package, a wheel carries them inside it.
 HOME = PACKAGE.parent if (PACKAGE.parent / "suites" / "correctness.py").exists() else PACKAGE
 GROUP = "harness.implementations"
+# What may grow with length: time and memory of the whole, of one step the time, and what goes from step to step.
+GROWING = ("time", "step", "memory", "state")
 # What an implementation may say of itself: how to tell whether it is well said, and an example.
 FACTS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "spec": (lambda fact: isinstance(fact, str), 'spec = "attention"'),
@@ -52,6 +56,12 @@ FACTS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "weights_of": (lambda fact: isinstance(fact, str) and "/" in fact, 'weights_of = "transformer_rope/torch_sdpa"'),
     "takes_model": (lambda fact: isinstance(fact, bool), "takes_model = True"),
     "deterministic": (lambda fact: isinstance(fact, bool), "deterministic = True"),
+    "grows": (
+        lambda fact: (
+            isinstance(fact, dict) and set(fact) <= set(GROWING) and all(word in tuple(GROWTHS) for word in fact.values())
+        ),
+        f'grows = {{"time": "N log N", "memory": "N"}}, of {", ".join(GROWING)}; known: {", ".join(GROWTHS)}',
+    ),
 }
 
 

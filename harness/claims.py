@@ -48,7 +48,11 @@ def claimed(claims: Sequence[Claim], curves: Sequence[Curve], key: str) -> list[
         more, less = (_curve(curves, side, key) for side in (claim.more, claim.less))
         if more is None or less is None:
             continue
-        lengths = sorted(set(more) & set(less)) if not (claim.more.shortest or claim.less.shortest) else []
+        lengths = sorted(set(more) & set(less))
+        if claim.more.shortest or claim.less.shortest:
+            lengths = []  # each at its own
+        elif not lengths:
+            continue
         a, b = (_at(of, side, lengths) for of, side in ((more, claim.more), (less, claim.less)))
         if claim.more == claim.less or (a == b and claim.more.subject == claim.less.subject):
             continue
@@ -70,8 +74,9 @@ def claimed(claims: Sequence[Claim], curves: Sequence[Curve], key: str) -> list[
 
 
 def _curve(curves: Sequence[Curve], side: Side, key: str) -> dict[int, list[float]] | None:
+    asked = (side.subject, side.form, side.case, "float32", 1)
     for curve in curves:
-        if (curve.subject, curve.form, curve.case, curve.dtype) == (side.subject, side.form, side.case, "float32"):
+        if (curve.subject, curve.form, curve.case, curve.dtype, curve.batch) == asked:
             return {n: of for n, of in curve.samples(key).items() if of} or None
     return None
 

@@ -60,7 +60,10 @@ class Curve:
     @property
     def note(self) -> str:
         """How the cells ended that have no number: said once for all lengths where it is the same."""
-        said = {f"{r.outcome.replace('_', ' ')}: {r.note.splitlines()[0].strip() if r.note else ''}": None for r in self.failed}
+        said = {
+            ": ".join([r.outcome.replace("_", " "), *(line.strip() for line in r.note.splitlines()[:1])]): None
+            for r in self.failed
+        }
         lengths = sorted({int(r.cell.settings["length"]) for r in self.failed})
         where = f" (at {', '.join(f'{n:,}' for n in lengths)})" if said and self.good else ""
         return "; ".join(said) + where
@@ -71,7 +74,9 @@ class Curve:
         if self.group == MODELS:
             return growth.CLAIMED.get(self.spec, {}).get(OF_PAPERS.get((what, self.form), ""), "")
         known = catalogue.implementations(self.spec).get(f"{self.spec}/{implementation}")
-        return known.facts.get("grows", {}).get("step" if self.form == "step" and what == "time" else what, "") if known else ""
+        of_a_step = {"time": "step", "state": "state"}
+        key = of_a_step.get(what, "") if self.form == "step" else what
+        return known.facts.get("grows", {}).get(key, "") if known else ""
 
 
 OF_PAPERS = {
@@ -119,11 +124,12 @@ def _figure(group: Sequence[Curve], key: str, label: str, times: float) -> "Figu
     from matplotlib import pyplot
 
     panels: dict[str, list[Curve]] = {}
+    several = len({curve.case for curve in group}) > 1
     for question, mates in groupby(group, key=lambda curve: curve.question):
         lines = [curve for curve in mates if any(curve.samples(key).values())]
         for i in range(0, len(lines), PER_PANEL):
             _, case, form, dtype, batch = question
-            told = [case if case != "plain" else "", form, dtype, f"batch {batch}" if batch > 1 else ""]
+            told = [case if several else "", form, dtype, f"batch {batch}" if batch > 1 else ""]
             panels[", ".join(filter(None, told)) + (f" ({i // PER_PANEL + 1})" if len(lines) > PER_PANEL else "")] = lines[
                 i : i + PER_PANEL
             ]
@@ -141,6 +147,7 @@ def _figure(group: Sequence[Curve], key: str, label: str, times: float) -> "Figu
             _draw(axis, curve, key, times, colours[curve.name])
         axis.set_title(title, fontsize=9)
         axis.set_xscale("log", base=2)
+        axis.set_xticks(lengths := sorted({n for curve in lines for n in curve.good}), [f"{n:,}" for n in lengths], minor=False)
         axis.set_yscale("log")
         axis.set_xlabel("length")
         axis.legend(fontsize=6, frameon=False)

@@ -65,7 +65,8 @@ def cases(spec: Spec) -> list[str]:
 def forms(spec: Spec) -> list[str]:
     """The forms in which a spec can be asked."""
     if spec.of_modules:
-        return list(FORMS)
+        stepwise = all("n" in tensor.axes for tensor in spec.contract.outputs)  # encoders answer once, not token by token
+        return [form for form in FORMS if form != "step" or stepwise]
     case = spec.case(next(iter(spec.cases)))
     without = {"training"} if not spec.differentiable(case) else set()
     return [form for form in FORMS if form not in without | (set() if spec.costs and spec.costs.step else {"step"})]
@@ -111,12 +112,12 @@ def moved(spec: Spec, question: Question) -> int:
     """Bytes that must be read and written at least: inputs, parameters and outputs once; in training their gradients too."""
     case = question.case.resized({"n": 1}) if steps_of_a_model(spec, question) else question.case
     near = case.resized(spec.costs.near(case)) if spec.costs else case
-    given = {t.name: _bytes(t, near) for t in spec.given(case)}
+    given, read = ({t.name: _bytes(t, at) for t in spec.given(case)} for at in (case, near))
     made = {t.name: _bytes(t, case) for t in spec.contract.outputs}
     if spec.of_modules:
-        given = {name: size for name, size in given.items() if not re.search(LOOKED_UP, name)}
+        given, read = ({name: of[name] for name in of if not re.search(LOOKED_UP, name)} for of in (given, read))
     gradients = sum(given.get(name, 0) for name in spec.differentiable(case)) + sum(made.values())
-    return sum(given.values()) + sum(made.values()) + (gradients if question.form == "training" else 0)
+    return sum(read.values()) + sum(made.values()) + (gradients if question.form == "training" else 0)
 
 
 def _bytes(tensor: Any, case: Case) -> int:

@@ -193,7 +193,7 @@ def _row(curve: Curve, group: Sequence[Curve]) -> dict[str, Any]:
     return row | {
         "95 % of the last": f"{1000 * between[0]:.4g} to {1000 * between[1]:.4g}" if between else None,
         "x best": None if best is None else round(best, 2),
-        "GFLOP/s": float(f"{record.values['flops'] / middle / 1e9:.3g}"),
+        "GFLOP/s": float(f"{record.values['flops'] / middle / 1e9:.3g}") if record.values["flops"] else None,
         "GB/s": float(f"{record.values['bytes'] / middle / 1e9:.3g}"),
         "of roofline": f"{record.values['roofline_s'] / middle:.1%}",
         "first call": float(f"{1000 * clock.middle([r.values['first_s'] for r in curve.good[last]]):.3g}"),
@@ -208,7 +208,10 @@ def pictures(records: Sequence[Record]) -> dict[str, Any]:
     """Time over length, for each operator and for language models; and where all of it stands under the roofline."""
     every = curves.of(records)
     drawn: dict[str, Any] = curves.figures(every, "seconds", "milliseconds", 1000)
-    if found := _roofline([curve for curve in every if curve.form == "forward" and curve.good]):
+    known = [
+        curve for curve in every if curve.form == "forward" and curve.good and curve.good[max(curve.good)][0].values["flops"]
+    ]
+    if found := _roofline(known):
         drawn["roofline"] = found
     return drawn
 

@@ -1,11 +1,13 @@
-"""Digests are of this project's files, and the same wherever it is installed."""
+"""Digests are of this project's files, the same wherever it is installed; facts are understood or refused."""
 
 import json
 import subprocess
 import sys
 from pathlib import Path
 
-from harness import catalogue
+import pytest
+
+from harness import catalogue, growth
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = {"harness": "", "suites": "harness", "implementations": "harness"}  # into which of a wheel's folders each goes
@@ -38,3 +40,26 @@ def test_a_digest_covers_what_a_file_imports():
     names = {file.relative_to(ROOT).as_posix() for file in catalogue.reachable(ROOT / "suites" / "memory.py")}
     assert {"suites/memory.py", "harness/cost.py", "harness/memory.py"} <= names
     assert not any(name.startswith(("implementations", "harness/specs")) for name in names)
+
+
+OPERATORS = [
+    item for name, item in catalogue.implementations().items() if not catalogue.load_spec(name.partition("/")[0]).of_modules
+]
+
+
+@pytest.mark.parametrize("item", OPERATORS, ids=lambda item: item.name)
+def test_every_implementation_of_an_operator_says_how_it_grows(item: catalogue.Item):
+    grows, costs = item.facts["grows"], catalogue.load_spec(item.name.partition("/")[0]).costs
+    assert set(grows) == {"time", "memory"} | ({"step", "state"} if costs.step else set())
+    assert set(grows.values()) <= set(growth.GROWTHS)
+
+
+@pytest.mark.parametrize("said", ['{"time": "N^3"}', '{"speed": "N"}', '"N"', '{"time": 1}', '{"time": ["N"]}', "dict(time='N')"])
+def test_a_growth_that_nobody_knows_is_not_understood(said: str, tmp_path: Path):
+    path = tmp_path / "mine.py"
+    path.write_text(f'"""Mine."""\ngrows = {said}\n')
+    with pytest.raises(catalogue.NotFound, match="N log N"):
+        _ = catalogue.Item("implementation", "mine", path).facts
+    path = tmp_path / "yours.py"
+    path.write_text('"""Yours."""\ngrows = {"time": "N log N"}\n')
+    assert catalogue.Item("implementation", "yours", path).facts["grows"] == {"time": "N log N"}

@@ -6,6 +6,7 @@ from torch import Tensor
 devices = ("cpu", "cuda")
 gradients = True
 deterministic = True
+grows = {"time": "N^2", "step": "N", "memory": "N^2", "state": "N"}
 
 
 def prepare(case):

@@ -13,6 +13,7 @@ from harness import Unsupported
 
 devices = ("cpu", "cuda")
 gradients = ("cuda",)
+grows = {"time": "N^2", "step": "N", "memory": "N^2", "state": "N"}
 
 
 def prepare(case):

@@ -8,6 +8,7 @@ from harness import Unsupported
 devices = ("cpu", "cuda")
 gradients = True
 deterministic = True
+grows = {"time": "N^2", "step": "N", "memory": "N^2", "state": "N"}
 
 
 def prepare(case):

@@ -12,6 +12,7 @@ from harness import Unsupported
 devices = ("cpu", "cuda")
 gradients = True
 deterministic = True
+grows = {"time": "N^2", "step": "N", "memory": "N", "state": "N"}
 variants = {"tile_16": {"tile": 16}, "tile_64": {"tile": 64}}
 
 

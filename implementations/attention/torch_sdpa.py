@@ -11,6 +11,7 @@ from harness import Unsupported
 
 devices = ("cpu", "cuda")
 gradients = True
+grows = {"time": "N^2", "step": "N", "memory": "N^2", "state": "N"}
 # `any` leaves the choice to torch.
 variants = {
     "any": {},

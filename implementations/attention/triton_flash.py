@@ -10,6 +10,7 @@ requires = ("triton",)
 devices = ("cpu", "cuda")
 gradients = True
 deterministic = True
+grows = {"time": "N^2", "step": "N", "memory": "N", "state": "N"}
 compiles = {
     "width_64": {"n": 512, "m": 512, "d": 64, "e": 64, "visibility": "causal"},
     "width_64_biased": {"n": 512, "m": 512, "d": 64, "e": 64, "visibility": "causal", "bias": True},

@@ -5,6 +5,7 @@ from torch import Tensor
 
 devices = ("cpu", "cuda")
 gradients = True
+grows = {"time": "N^2", "memory": "N^2"}  # forward is linear in memory; backward, torch's conv1d unfolds its input
 
 
 def prepare(case):

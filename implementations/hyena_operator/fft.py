@@ -6,6 +6,7 @@ from torch import Tensor
 
 devices = ("cpu", "cuda")
 gradients = True
+grows = {"time": "N log N", "memory": "N"}
 
 
 def prepare(case):

@@ -7,6 +7,7 @@ from torch import Tensor
 devices = ("cpu", "cuda")
 gradients = True
 deterministic = True
+grows = {"time": "N^2", "step": "1", "memory": "N^2", "state": "1"}
 
 
 def prepare(case):

@@ -7,6 +7,7 @@ from torch import Tensor
 devices = ("cpu", "cuda")
 gradients = True
 deterministic = True
+grows = {"time": "N", "memory": "N"}
 
 # To the last bit: quantiles of the normal distribution, computed anew in float64, are off by up to 2e-7.
 NORMAL_FLOAT = """

@@ -20,6 +20,7 @@ devices = ("cpu", "cuda")
 gradients = True
 compiles = {"width_1024": {"n": 256, "d": 1024, "e": 1024}, "width_1024_double": {"n": 256, "d": 1024, "e": 1024, "double": True}}
 deterministic = True
+grows = {"time": "N", "memory": "N"}
 
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 

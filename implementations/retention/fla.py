@@ -14,6 +14,7 @@ requires = ("fla",)
 devices = ("cuda",)
 dtypes = ("float16", "bfloat16")  # its products of float32 are TF32
 gradients = True
+grows = {"time": "N", "step": "1", "memory": "N", "state": "1"}
 
 
 def prepare(case):

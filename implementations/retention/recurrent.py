@@ -6,6 +6,7 @@ from torch import Tensor
 devices = ("cpu", "cuda")
 gradients = True
 deterministic = True
+grows = {"time": "N", "step": "1", "memory": "N", "state": "1"}
 
 
 def prepare(case):

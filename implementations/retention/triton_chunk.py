@@ -15,6 +15,7 @@ devices = ("cpu", "cuda")
 gradients = True
 compiles = {"width_128": {"n": 1024, "d": 128, "e": 128}}
 deterministic = True
+grows = {"time": "N", "step": "1", "memory": "N", "state": "1"}
 variants = {"chunk_32": {"chunk": 32}, "chunk_64": {"chunk": 64}}
 
 

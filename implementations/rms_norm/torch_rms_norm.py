@@ -6,6 +6,7 @@ from torch import Tensor
 devices = ("cpu", "cuda")
 gradients = True
 deterministic = True
+grows = {"time": "N", "memory": "N"}
 
 
 def prepare(case):

@@ -15,6 +15,7 @@ devices = ("cpu", "cuda")
 gradients = True
 compiles = {"width_4096": {"n": 512, "d": 4096}}
 deterministic = True
+grows = {"time": "N", "memory": "N"}
 variants = {"small_tiles": {"tile": 128, "rows": 2, "parts": 3}, "large_tiles": {}}
 
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)

@@ -19,6 +19,7 @@ devices = ("cpu", "cuda")
 gradients = True
 compiles = {"width_128": {"n": 512, "d": 128}}
 deterministic = True
+grows = {"time": "N", "memory": "N"}
 
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 # Heads that share the sines and cosines of a program, and pairs in its tile.

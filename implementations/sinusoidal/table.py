@@ -6,6 +6,7 @@ from torch import Tensor
 devices = ("cpu", "cuda")
 gradients = False  # positions are integers: nothing here has a gradient
 deterministic = True
+grows = {"time": "N", "memory": "N"}
 
 
 def prepare(case):

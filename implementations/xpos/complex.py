@@ -9,6 +9,7 @@ from torch import Tensor
 devices = ("cpu", "cuda")
 gradients = True
 deterministic = True
+grows = {"time": "N^2", "memory": "N^2"}
 
 
 def prepare(case):
