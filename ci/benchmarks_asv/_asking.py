@@ -56,7 +56,7 @@ def _who(name):
 
 
 def _code_of(suite, name):
-    """Digests of what is measured, or a reason to skip it: it is not there yet, or is measured otherwise than by this checkout."""
+    """Digests of what is measured, or why it is skipped: it is not there yet, or is measured otherwise than by this checkout."""
     from harness import catalogue
 
     who = _who(name)
@@ -75,7 +75,9 @@ def _stored(suite, name, code):
     from harness import machine
 
     asked = (code, machine.name(), machine.versions())
-    records = [record for record in _store(name).latest(suite).values() if (record.digests, record.machine, record.versions) == asked]
+    records = [
+        record for record in _store(name).latest(suite).values() if (record.digests, record.machine, record.versions) == asked
+    ]
     return [record for record in records if name in _names(record.cell) and record.outcome in ("ok", "wrong", "unsupported")]
 
 
