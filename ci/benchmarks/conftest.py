@@ -1,4 +1,4 @@
-"""Which cells of suite=speed are benchmarks here: `pytest ci/benchmarks --benchmark-only --cells "spec=attention case=causal"`."""
+"""Which cells of suite=speed are benchmarks here: pytest ci/benchmarks --benchmark-only --cells "spec=attention case=causal"."""
 
 import os
 
