@@ -9,6 +9,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 import typer
@@ -242,6 +243,35 @@ def compare(
     if said := findings.failures(found):
         typer.echo("\n" + said, err=True)
     raise typer.Exit(int(found.failed))
+
+
+@app.command()
+def score(
+    name: Annotated[str, typer.Argument(help="An implementation: spec/name, name, or spec/name:variant.")], words: Words = None
+) -> None:
+    """Print the card of one implementation, its standing in every suite, from what is stored; format= machine= results=."""
+    from harness import machine, report
+    from harness import score as cards
+    from harness.store import Store
+
+    settings = _read(words)
+    if unknown := set(settings) - {"format", "machine", "results"}:
+        raise plan.WrongRequest(f"`score` takes no {unknown.pop()!r}; it takes format, machine and results")
+    form, where = settings.get("format", "text"), settings.get("machine", machine.name())
+    if form not in report.FORMATS:
+        raise plan.WrongRequest(f"no format named {form!r}.{catalogue.suggestion(form, report.FORMATS)}")
+    store = Store(_folder(settings.get("results", "results")))
+    records = cards.stored(store, where)
+    subjects = cards.resolved(name, [*cards.registered(), *(record.cell.subject for record in records)])
+    if not any(record.cell.subject in subjects for record in records):
+        others = sorted({record.machine for record in store.read() if record.cell.subject in subjects})
+        raise plan.WrongRequest(
+            f"nothing is stored of {name} on {where}.\n"
+            + (f"  machines with records of it: {', '.join(others)} (say machine=NAME)\n" if others else "")
+            + f"  Measure it: {cards.command('correctness', subjects)}"
+        )
+    card: Any = SimpleNamespace(table=lambda records: cards.tables(subjects, records))
+    typer.echo(report.render(report.tables(card, records), form))
 
 
 @app.command()

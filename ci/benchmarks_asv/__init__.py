@@ -1,1 +1,1 @@
-"""What asv follows over commits: costs that hang on no clock, and time; made from the registry, so a new file appears by itself."""
+"""What asv follows over commits: costs that hang on no clock, and time. Made from the registry: a new file appears by itself."""

@@ -56,7 +56,7 @@ def _who(name):
 
 
 def _code_of(suite, name):
-    """Digests of what is measured, or a reason to skip it: it is not there yet, or is measured otherwise than by this checkout."""
+    """Digests of what is measured, or why it is skipped: it is not there yet, or is measured otherwise than by this checkout."""
     from harness import catalogue
 
     who = _who(name)

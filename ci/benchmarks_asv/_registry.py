@@ -47,7 +47,7 @@ def of_models(spec: str) -> bool:
 
 @cache
 def subjects(spec: str, fact: str = "") -> dict[str, Any]:
-    """Each implementation of a spec with each of its variants, and the facts of its file; of those that state `fact`, if given."""
+    """Each implementation of a spec with each variant, and the facts of its file; of those that state `fact`, if given."""
     found = {}
     for name, item in IMPLEMENTATIONS.items():
         if name.partition("/")[0] == spec and (not fact or fact in item.facts):
