@@ -1,0 +1,271 @@
+"""Calls that are timed or weighed: fresh inputs in the same memory, any sample may be judged, only the call is timed."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from harness import Unsupported, catalogue, clock, cost
+from harness.contract import ContractError
+from harness.cost import Question
+from harness.implementation import Implementation
+from harness.spec import Bunch
+
+KIB = 1024
+
+
+def contestant(run: Any, name: str = "layer_norm", gradients: bool = True) -> Implementation:
+    return Implementation(catalogue.load_spec(name), lambda case: run, {}, gradients)
+
+
+def question(name: str = "layer_norm", form: str = "forward", n: int = 8, **sizes: Any) -> Question:
+    return Question(catalogue.load_spec(name).case("plain").resized({"n": n, **sizes}), form, n, seed=3)
+
+
+def norm(x, weight, bias):
+    return torch.nn.functional.layer_norm(x, weight.shape, weight, bias)
+
+
+@pytest.fixture
+def planted(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The durations of the calls to come, in place of a clock; then a second each. The calls are made."""
+    left: list[float] = []
+
+    def seconds_and_result(call, device="cpu"):
+        result = call()
+        return (left.pop(0) if left else 1.0), result
+
+    monkeypatch.setattr(clock, "seconds_and_result", seconds_and_result)
+    monkeypatch.setattr(clock, "seconds", lambda call, device="cpu": seconds_and_result(call)[0])
+    monkeypatch.setattr(cost.asking, "check_instruments", lambda: None)
+    return left
+
+
+def test_each_sample_has_inputs_of_its_own_and_the_judge_can_draw_them():
+    seen: list[torch.Tensor] = []
+    asked = question()
+    make = cost.calls(contestant(lambda x, weight, bias: seen.append(x.clone()) or norm(x, weight, bias)), asked)
+    for i in (0, 1, 2, 1):
+        make(i)()
+    assert not torch.equal(seen[1], seen[2])
+    assert torch.equal(seen[1], seen[3])
+    assert torch.equal(seen[1], cost.inputs(catalogue.load_spec("layer_norm"), asked, 1).x)
+    other = Question(asked.case, asked.form, asked.length, seed=4)
+    assert not torch.equal(seen[1], cost.inputs(catalogue.load_spec("layer_norm"), other, 1).x)
+
+
+def test_all_samples_lie_in_the_same_memory():
+    places: set[tuple[int, ...]] = set()
+    make = cost.calls(contestant(lambda *x: places.add(tuple(t.data_ptr() for t in x)) or norm(*x)), question(form="training"))
+    for i in range(5):
+        make(i)()
+    assert len(places) == 1
+
+
+def test_who_writes_into_inputs_is_named():
+    make = cost.calls(contestant(lambda x, weight, bias: norm(x.mul_(2), weight, bias)), question())
+    call = make(1)
+    call.check_inputs()
+    call()
+    with pytest.raises(ContractError, match="writes into its input x"):
+        call.check_inputs()
+    make(1).check_inputs()
+
+
+@pytest.mark.parametrize("form", ["forward", "training"])
+def test_outputs_and_gradients_are_those_of_the_reference(form: str):
+    spec, asked = catalogue.load_spec("layer_norm"), question(form=form)
+    got = cost.kept(contestant(norm), asked, cost.calls(contestant(norm), asked)(2)())
+    x = cost.inputs(spec, asked, 2)
+    leaves = [x[name].double().requires_grad_() for name in ("x", "weight", "bias")]
+    out = spec.reference(Bunch(zip(("x", "weight", "bias"), leaves, strict=True)), asked.case).out
+    torch.testing.assert_close(got.out.double(), out.detach(), rtol=1e-4, atol=1e-4)
+    if form == "training":
+        wanted = torch.autograd.grad(out, leaves, x["out.grad"].double())
+        for name, gradient in zip(("x", "weight", "bias"), wanted, strict=True):
+            torch.testing.assert_close(got[name + ".grad"].double(), gradient, rtol=1e-4, atol=1e-4)
+    else:
+        assert set(got) == {"out"}
+
+
+def test_forward_is_asked_without_gradients_and_training_with_them():
+    told: list[bool] = []
+    run = contestant(lambda *x: told.append(torch.is_grad_enabled()) or norm(*x))
+    for form in ("forward", "training"):
+        cost.calls(run, question(form=form))(0)()
+    assert told == [False, True]
+    with pytest.raises(Unsupported, match="no output is connected"):
+        cost.calls(contestant(lambda *x: norm(*x).detach()), question(form="training"))(0)()
+
+
+def test_what_an_output_is_not():
+    asked = question()
+    for run, said in (
+        (lambda *x: norm(*x).double(), "is float64"),
+        (lambda *x: norm(*x)[:, :-1], "has shape"),
+        (lambda *x: norm(*x).as_subclass(nn.Parameter), "not a torch.Tensor"),
+        (lambda *x: (norm(*x), norm(*x)), "returned 2 outputs"),
+    ):
+        with pytest.raises(ContractError, match=said):
+            cost.kept(contestant(run), asked, cost.calls(contestant(run), asked)(0)())
+
+
+def test_samples_are_kept_all_and_in_order(planted: list[float]):
+    planted += [5.0, 4.0, 4.0, *(0.01 * i for i in range(1, 30))]  # warm-up ends with what brings little more
+    values, _ = cost.timed(contestant(norm), question(), 0)
+    assert values["seconds"] == [pytest.approx(0.01 * i) for i in range(1, len(values["seconds"]) + 1)]
+    # 0.01 + 0.02 + ... reaches ENOUGH_S after seven.
+    assert len(values["seconds"]) == 7
+
+
+def test_how_many_samples_there_are(planted: list[float]):
+    for one, count in ((1e-6, cost.MOST), (cost.ENOUGH_S / 10, 10), (1.0, cost.LEAST), (cost.FEWEST_S, cost.LEAST_SLOW)):
+        planted[:] = [one] * 200
+        assert len(cost.timed(contestant(norm), question(), 0)[0]["seconds"]) == pytest.approx(count, abs=1)
+
+
+def test_any_sample_may_be_the_one_that_is_judged(planted: list[float]):
+    seen = Counter()
+    for dice in range(60):
+        planted[:] = [0.05] * 30
+        values, got = cost.timed(contestant(norm), question(n=2), dice)
+        seen[values["checked"]] += 1
+        x = cost.inputs(catalogue.load_spec("layer_norm"), question(n=2), values["checked"])
+        assert torch.equal(got.out, norm(x.x, x.weight, x.bias)), "the answer is that to the sample of this number"
+    assert set(seen) == set(range(1, len(values["seconds"]) + 1))
+    assert max(seen.values()) < 30
+
+
+def test_what_is_kept_is_what_stood_there_when_the_clock_stopped(planted: list[float]):
+    room = torch.empty(1, 8, 512)
+
+    def run(x, weight, bias):
+        return room.copy_(norm(x, weight, bias))
+
+    asked = question(b=1, d=512)
+    values, got = cost.timed(contestant(run), asked, 0)
+    x = cost.inputs(catalogue.load_spec("layer_norm"), asked, values["checked"])
+    assert torch.equal(got.out, norm(x.x, x.weight, x.bias)), "a later call wrote into it"
+
+
+def test_the_first_call_is_that_of_who_was_not_called_before(planted: list[float]):
+    planted += [0.5, 7.0, 1.0]
+    values, _ = cost.asked(contestant(norm), question())
+    assert values == {"prepare_s": 0.5, "first_s": 7.0}
+
+
+def test_threads_are_those_of_the_question_and_stay_so():
+    seen: list[int] = []
+    asked = question()
+    before = torch.get_num_threads()
+    cost.costed(contestant(lambda *x: seen.append(torch.get_num_threads()) or norm(*x)), "asked", asked)
+    assert set(seen) == {1}
+    with pytest.raises(ContractError, match="sets torch to 2 threads where it was given 1"):
+        cost.costed(contestant(lambda *x: torch.set_num_threads(2) or norm(*x)), "asked", asked)
+    assert torch.get_num_threads() == before
+    with pytest.raises(ValueError, match="nothing is 'guessed' here"):
+        cost.costed(contestant(norm), "guessed", asked)
+
+
+@pytest.mark.parametrize("kind", ["asked", "timed", "weighed"])
+def test_who_replaces_the_clock_is_named(kind: str, monkeypatch: pytest.MonkeyPatch):
+    genuine = clock.now
+    monkeypatch.setattr(clock, "now", genuine)  # puts it back
+
+    def run(*x):
+        clock.now = lambda: genuine() / 2
+        return norm(*x)
+
+    with pytest.raises(ContractError, match=r"it replaces harness\.clock\.now"):
+        cost.costed(contestant(run), kind, question())
+
+
+def test_peak_of_known_allocations():
+    """A call that takes 3 MiB beside its output of 16 KiB and the mean and spread of 8 rows, and gives it back."""
+
+    def run(x, weight, bias):
+        room = torch.zeros(3 * KIB, KIB // 4)
+        return norm(x, weight, bias) + 0 * room[0, 0]
+
+    asked = question(b=1, d=512)
+    values, _ = cost.weighed(contestant(run), asked)
+    of_norm = 16 * KIB + 2 * 8 * 4
+    assert 3 * KIB * KIB + of_norm <= values["peak_bytes"] <= 3 * KIB * KIB + of_norm + 16 * KIB + 64
+    exact, _ = cost.weighed(contestant(norm), asked)
+    assert exact["peak_bytes"] == of_norm
+
+
+def test_a_step_of_attention_carries_its_keys_and_values_and_retention_its_state():
+    def attend(q, k, v):
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v)
+
+    sizes = {"b": 2, "h": 3, "g": 3, "d": 8, "e": 8}
+    asked = question("attention", "step", n=1, m=50, **sizes)
+    values, _ = cost.weighed(contestant(attend, "attention"), asked)
+    assert values["state_bytes"] == 2 * (2 * 3 * 50 * 8) * 4
+
+    def retain(q, k, v, past, decay):
+        state = decay[:, None, None] * past + k.mT @ v
+        return q @ state, state
+
+    asked = question("retention", "step", n=1, b=2, h=3, d=8, e=5)
+    values, _ = cost.weighed(contestant(retain, "retention"), asked)
+    assert values["state_bytes"] == 2 * 3 * 8 * 5 * 4
+
+
+def of_model(name: str, form: str, n: int = 24, **sizes: Any) -> tuple[Implementation, Question]:
+    full = next(full for full in catalogue.implementations(name) if not full.endswith("triton_flash"))
+    module = catalogue.load(catalogue.implementations()[full].path)
+    case = catalogue.load_spec(name).case("plain").resized({"b": 2, "n": n, "d": 16, "h": 2, "l": 3, "f": 8, **sizes})
+    return Implementation(catalogue.load_spec(name), module.prepare, {}, True), Question(case, form, n, 0)
+
+
+def test_what_models_carry_from_token_to_token_and_keep():
+    rope, asked = of_model("transformer_rope", "step")
+    values, _ = cost.weighed(rope, asked)
+    assert values["state_bytes"] == 3 * 2 * (2 * 24 * 16) * 4, "keys and values of three layers, two rows, 24 tokens"
+    spec, case = rope.spec, asked.case
+    numbers = sum(torch.Size(t.shape(case.values)).numel() for t in spec.given(case) if "." in t.name)
+    assert (values["parameters"], values["weights_bytes"]) == (numbers, 4 * numbers)
+    for n in (24, 48):
+        retnet, asked = of_model("retnet", "step", n)
+        assert cost.weighed(retnet, asked)[0]["state_bytes"] == 3 * (2 * 2 * 8 * 8) * 4, "heads of 8 by 8, whatever the length"
+
+
+def test_steps_of_a_model_go_on_after_the_text():
+    rope, asked = of_model("transformer_rope", "step")
+    make = cost.calls(rope, asked)
+    x = cost.inputs(rope.spec, asked, 2)
+    assert x.ids.shape == (2, 24 + cost.STEPS)
+    assert torch.equal(x.ids[:, :24], cost.inputs(rope.spec, asked, 1).ids[:, :24]), "the same text for all samples"
+    with torch.no_grad():
+        whole = rope.model(x, asked.case.resized({"n": 24 + cost.STEPS}))(x.ids)
+    for _ in range(2):  # from a copy of the state, each time
+        torch.testing.assert_close(cost.kept(rope, asked, make(2)()).logits, whole[:, -cost.STEPS :], rtol=1e-4, atol=1e-4)
+
+
+def test_seconds_of_a_step_are_those_of_all_by_their_number(planted: list[float]):
+    rope, asked = of_model("transformer_rope", "step")
+    planted += [16.0] * 30
+    values, _ = cost.timed(rope, asked, 0)
+    assert set(values["seconds"]) == {16.0 / cost.STEPS}
+
+
+def test_who_has_no_step_form_and_whose_steps_are_no_logits():
+    hat, asked = of_model("rmt_encoder", "step")
+    with pytest.raises(Unsupported, match="has no step form"):
+        cost.calls(hat, asked)
+
+    class Odd(nn.Module):
+        def forward(self, ids):
+            return torch.zeros(*ids.shape, 5)
+
+        def step(self, ids, state):
+            return torch.zeros(len(ids), 4), state
+
+    case = catalogue.load_spec("language_model").case("plain").resized({"b": 1, "n": 4, "v": 5})
+    odd = Implementation(catalogue.load_spec("language_model"), lambda case: Odd(), {}, False)
+    with pytest.raises(ContractError, match="should give logits"):
+        cost.calls(odd, Question(case, "step", 4, 0))(0)()
