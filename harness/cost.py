@@ -133,22 +133,23 @@ def calls(contestant: "Implementation", question: Question) -> Callable[[int], C
     if steps_of_a_model(contestant.spec, question):
         return _generating(contestant, question)
     spec, case = contestant.spec, question.case
-    wrt = wanted(spec, case, question.form)
+    wrt, training = wanted(spec, case, question.form), question.form == "training"
     run: Any = contestant.prepare(case)
     parameters: dict[str, Tensor] = {}
     if spec.of_modules:
         run = contestant.model(_given(contestant, question), case)
         parameters = dict(run.named_parameters())
     given = [t for t in spec.given(case) if "." not in t.name]
-    cotangents = [t.name + GRADIENT for t in spec.contract.outputs] if wrt else []
+    cotangents = [t.name + GRADIENT for t in spec.contract.outputs] if training else []
     first = inputs(spec, question, 0)
     placed = {name: first[name].clone().to(case.device) for name in [t.name for t in given] + cotangents}
     leaves = [placed[name].requires_grad_() if name in placed else parameters[name] for name in wrt]
+    leaves = leaves if spec.defined else list(parameters.values())  # whatever they are called
     required = [placed[t.name] for t in given if not t.optional]
     optional = {t.name: placed[t.name] for t in given if t.optional}
 
     def call() -> Any:
-        if not wrt:
+        if not training:
             with torch.no_grad():
                 return run(*required, **optional), ()
         answer = run(*required, **optional)
@@ -201,8 +202,7 @@ def kept(contestant: "Implementation", question: Question, answer: Any) -> Bunch
         return Bunch(logits=answer.detach().cpu().clone())
     outputs, gradients = answer
     named: dict[str, Tensor] = dict(contestant.named(outputs, question.case))
-    if question.form == "training":
-        names = wanted(spec, question.case, question.form)
+    if names := wanted(spec, question.case, question.form):
         named |= {name + GRADIENT: g for name, g in zip(names, gradients, strict=True) if g is not None}
     return Bunch({name: tensor.detach().cpu().clone() for name, tensor in named.items()})
 

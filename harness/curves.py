@@ -209,15 +209,16 @@ def told(found: growth.Fit | None) -> str | None:
 def between(middle: float, interval: tuple[float, float] | None, form: str) -> str:
     """A number with its interval; what is exact, or has none, stands alone."""
     if interval is None or interval[0] == interval[1]:
-        return f"{middle:{form}}"
-    return f"{middle:{form}} ({interval[0]:{form}} to {interval[1]:{form}})"
+        return f"{middle:z{form}}"  # z: no zero is negative
+    return f"{middle:z{form}} ({interval[0]:z{form}} to {interval[1]:z{form}})"
 
 
 def frame(rows: Sequence[Mapping[str, Any]]) -> "pd.DataFrame":
-    """Rows as a table, notes last."""
+    """Rows as a table, notes last; the batch is told where it is not one everywhere."""
     import pandas as pd
 
     found = pd.DataFrame(rows)
+    found = found if "batch" not in found or (found["batch"] != 1).any() else found.drop(columns="batch")
     return found[[name for name in found.columns if name != "note"] + ["note"]]
 
 

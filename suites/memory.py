@@ -88,12 +88,12 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
     progress(0.1, "judging")
     wrong = judge.before_work(contestant, cell, question, work.small(spec, question), cell.seed)
     if wrong.outcome != OK:
-        return replace(wrong, note=f"not weighed, for it is wrong\n{wrong.note}")
+        return replace(wrong, note=f"not weighed: {wrong.note.strip()}")
     progress(0.6, "weighing")
     values, got = contestant.costed("weighed", question)
     again = judge.at_work(contestant, question, values.pop("checked"), got)
     if again.outcome != OK:
-        return replace(again, note=f"weighed it answers otherwise than judged\n{again.note}")
+        return replace(again, note=f"weighed it answers otherwise than judged: {again.note.strip()}")
     return Answer(OK, {**values, "flops": work.operations(spec, question), "bytes": work.moved(spec, question)})
 
 
@@ -114,7 +114,13 @@ def _row(curve: Curve, group: Sequence[Curve]) -> dict[str, Any]:
     peaks = {n: of[0] for n, of in curve.samples("peak_bytes").items() if of}
     states = {n: of[0] for n, of in curve.samples("state_bytes").items() if of}
     lengths = sorted({n for mate in group for n in mate.good} | {int(r.cell.settings["length"]) for m in group for r in m.failed})
-    row: dict[str, Any] = {"case": curve.case, "form": curve.form, "dtype": curve.dtype, "implementation": curve.subject}
+    row: dict[str, Any] = {
+        "case": curve.case,
+        "form": curve.form,
+        "batch": curve.batch,
+        "dtype": curve.dtype,
+        "implementation": curve.subject,
+    }
     row |= {f"{n:,}": round(peaks[n] / 1024, 1) if n in peaks else None for n in lengths}
     if not peaks:
         return row | {"note": curve.note}

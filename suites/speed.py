@@ -127,7 +127,7 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
     progress(0.1, "judging")
     before = judge.before_work(contestant, cell, question, work.small(spec, question), cell.seed)
     if before.outcome != OK:
-        return replace(before, note=f"not timed, for it is wrong\n{before.note}")
+        return replace(before, note=f"not timed: {before.note.strip()}")
     progress(0.5, "timing")
     began = time.perf_counter()
     values, got = contestant.costed("timed", question, random.SystemRandom().randrange(2**16))
@@ -138,7 +138,7 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
     progress(0.8, "judging what was timed")
     again = judge.at_work(contestant, question, values["checked"], got)
     if again.outcome != OK:
-        return replace(again, note=f"timed it answers otherwise than judged\n{again.note}")
+        return replace(again, note=f"timed it answers otherwise than judged: {again.note.strip()}")
     operations, moved = work.operations(spec, question), work.moved(spec, question)
     floor = ceilings.FLOOR * ceilings.here(cell.device, 0).floor_s(operations, moved)
     if min(values["seconds"]) < floor:
@@ -180,9 +180,15 @@ def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
 def _row(curve: Curve, group: Sequence[Curve]) -> dict[str, Any]:
     samples = {n: of for n, of in curve.samples("seconds").items() if of}
     lengths = sorted({n for mate in group for n in mate.good} | {int(r.cell.settings["length"]) for m in group for r in m.failed})
-    row: dict[str, Any] = {"case": curve.case, "form": curve.form, "dtype": curve.dtype, "implementation": curve.subject}
-    row |= {f"{n:,}": 1000 * clock.middle(samples[n]) if n in samples else None for n in lengths}
-    row = dict(zip(row, [*list(row.values())[:4], *curves.shortened(list(row.values())[4:])], strict=True))
+    row: dict[str, Any] = {
+        "case": curve.case,
+        "form": curve.form,
+        "batch": curve.batch,
+        "dtype": curve.dtype,
+        "implementation": curve.subject,
+    }
+    middles = curves.shortened(1000 * clock.middle(samples[n]) if n in samples else None for n in lengths)
+    row |= {f"{n:,}": middle for n, middle in zip(lengths, middles, strict=True)}
     if not samples:
         return row | {"note": curve.note}
     last = max(samples)
