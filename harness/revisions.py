@@ -116,7 +116,8 @@ def _unpack(top: Path, side: Side) -> None:
     if said.returncode:
         raise WrongRequest(f"git cannot give out {side}: {said.stderr.decode().strip()}")
     with tarfile.open(archive) as tar:
-        tar.extractall(side.place, filter="tar")
+        # Of Python 3.11 only the later ones know filters; what git packed is trusted.
+        tar.extractall(side.place, **({"filter": "tar"} if hasattr(tarfile, "tar_filter") else {}))  # type: ignore[arg-type]
     archive.unlink()
 
 

@@ -1,5 +1,6 @@
 """Speed cells as benchmarks of pytest-benchmark: judged before and after, inputs of their own, what is unsupported skipped."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -39,7 +40,10 @@ def benchmarked(cells: str) -> tuple[int, str]:
         "ci/benchmarks/test_cells.py",
         "--benchmark-only",
     ]
-    said = subprocess.run([*command, "--cells", cells], cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    # pytest-benchmark measures nothing within a worker of xdist, and this is one no longer.
+    alone = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+    words = [*command, "--cells", cells]
+    said = subprocess.run(words, cwd=ROOT, env=alone, capture_output=True, text=True, check=False, timeout=300)
     return said.returncode, said.stdout
 
 
@@ -57,7 +61,7 @@ def test_a_wrong_one_is_not_timed(tmp_path: Path):
     status, told = benchmarked(f"spec=rotary impl={file} form=forward")
     assert status == 1
     assert "rotary/wrong is wrong in case plain, float32" in told
-    assert "not timed, for it is wrong" in told
+    assert "not timed: " in told
 
 
 def test_one_that_is_wrong_only_while_it_is_timed_here_fails(tmp_path: Path):

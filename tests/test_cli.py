@@ -27,7 +27,7 @@ def prepare(case):
     return run
 '''
 
-SUITES = "correctness, in-context-learning, kernels, long-context"
+SUITES = "correctness, in-context-learning, kernels, long-context, memory, speed"
 
 
 def harness(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from harness import growth
+from harness import catalogue, growth
 
 LENGTHS = [128, 256, 512, 1024, 2048]
 
@@ -68,3 +68,7 @@ def test_bytes_are_exact_and_few_samples_are_too_few():
     two = {n: of for n, of in samples(2.0).items() if int(n) < 512}
     assert growth.fit(two) is None
     assert growth.verdict(None, "N") == "cannot tell: fewer than 3 lengths"
+
+
+def test_files_may_declare_every_growth_that_is_known():
+    assert tuple(growth.GROWTHS) == catalogue.GROWTHS

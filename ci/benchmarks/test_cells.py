@@ -40,7 +40,7 @@ def test_cell(benchmark: Any, cell: Cell) -> None:
         rounds = _rounds(clock.seconds(make(0), cell.device))
         timed = _Rounds(make, cell.device, chosen=random.SystemRandom().randrange(rounds))
         benchmark.pedantic(timed.call, setup=timed.fresh, rounds=rounds, iterations=1)
-    again = judge.at_work(contestant, question, 1 + timed.chosen, cost.kept(contestant.spec, question, timed.kept))
+    again = judge.at_work(contestant, question, 1 + timed.chosen, cost.kept(contestant, question, timed.kept))
     assert again.outcome == OK, f"timed it answers otherwise than judged\n{again.note}"
     benchmark.extra_info["operations"] = work.operations(contestant.spec, question)
     benchmark.extra_info["bytes"] = work.moved(contestant.spec, question)

@@ -104,9 +104,10 @@ def _measuring(suite: str, spec: str) -> list[Path]:
 @cache
 def _questions(spec: str) -> list[tuple[str, str]]:
     """Cases and forms in which `harness.work` asks a spec, as its file says it."""
-    if of_models(spec):
-        return [("plain", form) for form in ("forward", "training", "step")]
     item = catalogue.find("spec", spec)
+    if of_models(spec):
+        steps = ["step"] if re.search(r"-> logits\[[^]]*\bn\b", item.contract) else []  # an encoder answers once
+        return [("plain", form) for form in ("forward", "training", *steps)]
     calls = [node for node in ast.walk(ast.parse(item.path.read_bytes())) if isinstance(node, ast.Call)]
     told = [node for node in calls if isinstance(node.func, ast.Attribute) and node.func.attr == "work"]
     words = {word.arg: word.value for node in told for word in node.keywords}
