@@ -121,7 +121,7 @@ def _figure(group: Sequence[Curve], key: str, label: str, times: float) -> "Figu
     import matplotlib
 
     matplotlib.use("agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     panels: dict[str, list[Curve]] = {}
     several = len({curve.case for curve in group}) > 1
@@ -149,6 +149,9 @@ def _figure(group: Sequence[Curve], key: str, label: str, times: float) -> "Figu
         axis.set_xscale("log", base=2)
         axis.set_xticks(lengths := sorted({n for curve in lines for n in curve.good}), [f"{n:,}" for n in lengths], minor=False)
         axis.set_yscale("log")
+        axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter(lambda y, _: f"{y:,.6g}")  # 0.1, and not a power of ten
+        axis.yaxis.set_minor_formatter(ticker.NullFormatter())
         axis.set_xlabel("length")
         axis.legend(fontsize=6, frameon=False)
     for axis in axes.flat[len(panels) :]:

@@ -244,7 +244,8 @@ def _roofline(found: Sequence[Curve]) -> Any:
         axis.plot(x, y, "o" if name != curves.MODELS else "x", markersize=5, label=name)
     for dtype in sorted({curve.dtype for curve in found}):
         top = limit.products[dtype]
-        line = sorted([min(spots) / 2, top / limit.copied, max(spots) * 2])
+        ridge = top / limit.copied
+        line = [min(ridge / 8, *(x / 2 for x in spots)), ridge, max(2 * ridge, *(2 * x for x in spots))]
         axis.plot(line, [min(top, x * limit.copied) for x in line], color="black", linewidth=1)
         told = f"{dtype}, {limit.threads} thread{'s' * (limit.threads > 1)}" if limit.threads else f"{dtype}, all threads"
         axis.annotate(told, (line[-1], top), ha="right", va="bottom")

@@ -91,6 +91,31 @@ def prepare(case):
     assert told.read_text().split().count("backward") > len(answer.values["seconds"])
 
 
+def test_gradients_that_cancel_to_nothing_are_not_judged_by_their_own_size(tmp_path: Path):
+    """A text of one segment: attention across segments sees one key, and its queries have no gradient but rounding."""
+    answer = worker.asked(cell("torch_sdpa", "hat", form="training"))
+    assert answer.outcome == OK, answer.note
+    path = mine(tmp_path, after=" if case.n != 16 else Off.apply(x, weight, bias)")
+    Path(path).write_text(
+        Path(path).read_text()
+        + """
+class Off(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias):
+        ctx.save_for_backward(x, weight, bias)
+        return torch.nn.functional.layer_norm(x, weight.shape, weight, bias)
+    @staticmethod
+    def backward(ctx, d):
+        with torch.enable_grad():
+            x, weight, bias = (t.detach().requires_grad_() for t in ctx.saved_tensors)
+            dx, dw, db = torch.autograd.grad(torch.nn.functional.layer_norm(x, weight.shape, weight, bias), (x, weight, bias), d)
+        return dx, dw, db * 1.01
+"""
+    )
+    answer = worker.asked(cell(path, form="training"))
+    assert (answer.outcome, answer.note[:21]) == (WRONG, "not timed: bias.grad["), "a gradient that is a hundredth too large"
+
+
 def test_what_is_wrong_is_not_timed_and_the_note_says_why_at_once(tmp_path: Path):
     answer = worker.asked(cell(mine(tmp_path, after=" + 1")))
     assert answer.outcome == WRONG
