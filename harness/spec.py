@@ -103,7 +103,7 @@ class Work:
     carried: tuple[str, ...] = ()  # inputs or outputs that go from step to step
     near: Callable[[Case], Mapping[str, int]] = lambda case: {}  # sizes of what must be read, where that is not all that is given
     jumps: bool = False  # whether it rounds to codes on the way, so that a hair may become a step
-    sizes: Mapping[str, Any] = field(default_factory=dict)
+    sizes: Mapping[str, Any] = field(default_factory=dict)  # of a model: functions of the case, of what follows from its width
 
 
 @dataclass

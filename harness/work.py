@@ -80,6 +80,7 @@ def question(cell: Cell, spec: Spec) -> Question:
     if spec.of_modules:
         sizes = {**scale["model"], "v": SYMBOLS, "t": TRAINED, "b": asked["batch"], "n": asked["length"]}
         case = case.resized({**sizes, **terms.options_of(cell)})
+        case = case.resized({axis: size(case) for axis, size in (spec.costs.sizes if spec.costs else {}).items()})
         case = case.resized({"f": _width(spec, case, scale["parameters"])})
     elif spec.costs:
         grown = {axis: size * scale["grown"].get(axis, 1) for axis, size in spec.costs.sizes.items()}

@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from harness import catalogue, cost, plan, work
 from harness.cell import Cell
+from harness.implementation import Implementation
 from harness.spec import Bunch
 
 # All that these do are products of matrices, as torch counts them.
@@ -204,3 +205,17 @@ def test_full_sizes_are_planned_without_a_gpu():
     assert {c.settings["length"] for c in cells} == {1024, 4096, 16_384}
     wide = question("attention", "causal", scale="full", length=1024).case
     assert (wide.h, wide.d) == (16, 128)
+
+
+@pytest.mark.parametrize("name", [name for name in catalogue.specs() if catalogue.load_spec(name).parameters])
+def test_every_model_can_be_built_at_the_default_sizes(name: str):
+    """Parameters as the spec says them at the sizes that are timed are those that its implementation has."""
+    spec = catalogue.load_spec(name)
+    implementation = next(iter(catalogue.implementations(name))).partition("/")[2]
+    variant = next(iter(catalogue.implementation(name, implementation).facts.get("variants", {"": {}})))
+    settings = {"scale": "default", "form": "forward", "length": 128, "batch": 1, "threads": 1}
+    cell = Cell("memory", name, implementation, variant, "plain", "float32", settings=settings)
+    case = work.question(cell, spec).case
+    wanted = {t.name: t.shape(case.values) for t in spec.given(case) if "." in t.name}
+    model = Implementation.of(cell).prepare(case)
+    assert {name: tuple(p.shape) for name, p in model.named_parameters()} == wanted

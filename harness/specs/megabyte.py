@@ -98,7 +98,7 @@ def of_bytes(x: Tensor, heard: Tensor, parameters, local: int, mix) -> Tensor:
 give_laws(megabyte)
 
 
-@megabyte.work()
+@megabyte.work(e=lambda case: case.d // case.p)
 def _(case: Case) -> float:
     """The global blocks read a patch at a time; all else, a byte."""
     of_patches = tuple(f"blocks.{i}." for i in range(case.l - case.local))
