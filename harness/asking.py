@@ -136,16 +136,21 @@ def _check_repeats(contestant: "Implementation", case: Case, drawn: Bunch, wrt: 
 def _step_by_step(contestant: "Implementation", x: Bunch, case: Case) -> Bunch:
     """Logits [b n v] of a model that is given one token at a time, and nothing else but its own state."""
     model: Any = contestant.model(x, case)
-    if not hasattr(model, "step"):
-        raise Unsupported("has no step form: its module has no method step(ids[b], state) -> (logits[b v], state)")
-    if not all(hasattr(part.mixer, "step") for part in model.modules() if hasattr(part, "mixer")):
-        raise Unsupported("has no step form: its mixer has no method step(x[b d], state) -> (y[b d], state)")
+    check_stepwise(model)
     state, logits = None, []
     with torch.no_grad():
         for ids in x.ids.unbind(1):
             one, state = model.step(ids, state)
             logits.append(one)
     return Bunch(logits=torch.stack(logits, 1))
+
+
+def check_stepwise(model: Any) -> None:
+    """Unsupported where a model has no step form."""
+    if not hasattr(model, "step"):
+        raise Unsupported("has no step form: its module has no method step(ids[b], state) -> (logits[b v], state)")
+    if not all(hasattr(part.mixer, "step") for part in model.modules() if hasattr(part, "mixer")):
+        raise Unsupported("has no step form: its mixer has no method step(x[b d], state) -> (y[b d], state)")
 
 
 def _placed(x: Bunch, case: Case) -> Bunch:

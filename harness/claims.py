@@ -6,9 +6,12 @@ other, and is not resolved where it does neither.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.curves import Curve, between, ratio
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,13 @@ def claimed(claims: Sequence[Claim], curves: Sequence[Curve], key: str) -> list[
             }
         )
     return rows
+
+
+def table(rows: Sequence[dict[str, Any]]) -> "dict[str, pd.DataFrame]":
+    """The rows under their title; no row makes no table."""
+    import pandas as pd
+
+    return {"What the papers claim": pd.DataFrame(rows)} if rows else {}
 
 
 def _curve(curves: Sequence[Curve], side: Side, key: str) -> dict[int, list[float]] | None:

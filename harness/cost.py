@@ -241,8 +241,7 @@ def _after_the_text(contestant: "Implementation", question: Question) -> tuple[A
     """The model and its state when it has read the text, token by token."""
     x = _given(contestant, question)
     model: Any = contestant.model(x, question.case)
-    if not hasattr(model, "step") or not all(hasattr(part.mixer, "step") for part in model.modules() if hasattr(part, "mixer")):
-        raise Unsupported("has no step form")
+    asking.check_stepwise(model)
     state = None
     for column in x.ids.to(question.case.device).unbind(1):
         _, state = model.step(column, state)

@@ -1,6 +1,6 @@
 """Records of a cost as curves over length, one for each implementation, case, form and dtype: fitted, ranked and drawn."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
@@ -197,16 +197,34 @@ def ratio(more: Sequence[float], less: Sequence[float]) -> tuple[float, float, f
     return clock.middle(more) / clock.middle(less), a_low / b_high, a_high / b_low
 
 
-def shortened(values: Iterable[float | None], digits: int = 4) -> list[float | None]:
-    """Numbers to so many digits that count."""
-    return [None if value is None else float(f"{value:.{digits}g}") for value in values]
+def tables(
+    curves: Sequence[Curve], unit: str, row: Callable[[Curve, Sequence[Curve]], dict[str, Any]]
+) -> "dict[str, pd.DataFrame]":
+    """For each group a table, with a row for each of its curves."""
+    return {f"{name} ({unit})": frame([row(curve, group) for curve in group]) for name, group in grouped(curves).items()}
+
+
+def begun(curve: Curve, group: Sequence[Curve], by_length: Mapping[int, float]) -> dict[str, Any]:
+    """What every row begins with: whom it is about, and a number at each length that its group was asked."""
+    lengths = sorted({n for mate in group for n in mate.good} | {int(r.cell.settings["length"]) for m in group for r in m.failed})
+    about = {"case": curve.case, "form": curve.form, "batch": curve.batch, "dtype": curve.dtype, "implementation": curve.subject}
+    return {**about, **{f"{n:,}": by_length.get(n) for n in lengths}}
+
+
+def growth_of(curve: Curve, key: str, what: str) -> dict[str, str | None]:
+    """The exponent of a value with its interval, the growth that is declared of it, and what the one says of the other."""
+    found, declared = curve.fitted(key), curve.declared(what)
+    return {"exponent": told(found), "declared": declared or None, "verdict": verdict(found, declared)}
 
 
 def told(found: growth.Fit | None) -> str | None:
     """An exponent with its interval, as a table says it."""
-    if found is None:
-        return None
-    return between(found.exponent, found.interval, ".2f")
+    return between(found.exponent, found.interval, ".2f") if found else None
+
+
+def verdict(found: growth.Fit | None, declared: str) -> str | None:
+    """What the growth measured says of the growth declared."""
+    return growth.verdict(found, declared) if declared else None
 
 
 def between(middle: float, interval: tuple[float, float] | None, form: str) -> str:
@@ -223,11 +241,6 @@ def frame(rows: Sequence[Mapping[str, Any]]) -> "pd.DataFrame":
     found = pd.DataFrame(rows)
     found = found if "batch" not in found or (found["batch"] != 1).any() else found.drop(columns="batch")
     return found[[name for name in found.columns if name != "note"] + ["note"]]
-
-
-def verdict(found: growth.Fit | None, declared: str) -> str | None:
-    """What the growth measured says of the growth declared."""
-    return growth.verdict(found, declared) if declared else None
 
 
 def _listed(value: Any) -> list[float]:

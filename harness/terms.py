@@ -61,9 +61,13 @@ def sizes_of(cell: Cell, contestant: Implementation, sizes: Mapping[str, int], b
     def parameters(f: int) -> int:
         return sum(p.numel() for p in contestant.prepare(plain.resized({**sizes, "f": f})).parameters())
 
-    few, many = (parameters(STEP * times) for times in (1, 2))
-    times = max(1, round(1 + (budget - few) / (many - few))) if many > few else 1
-    return {**sizes, "f": STEP * times}
+    return {**sizes, "f": width(parameters, budget) or STEP}
+
+
+def width(parameters: Callable[[int], int], budget: int) -> int:
+    """The multiple f of STEP at which `parameters(f)`, a straight line, is nearest to a budget; 0 where it hangs on no f."""
+    few, many = parameters(STEP), parameters(2 * STEP)
+    return STEP * max(1, round(1 + (budget - few) / (many - few))) if many > few else 0
 
 
 def fresh(cell: Cell, case: Case, seed: int) -> nn.Module:

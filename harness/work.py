@@ -57,6 +57,11 @@ def _questions(selection: Selection) -> Iterator[tuple[str, str, str, str, str]]
         )
 
 
+def cost(cell: Cell) -> float:
+    """About how many seconds a cell takes."""
+    return 0.5 + (cell.settings["length"] / 1024) ** 2 * (1.5 if cell.settings["form"] == "training" else 0.5)
+
+
 def cases(spec: Spec) -> list[str]:
     """Names of the cases that are timed."""
     return list(spec.costs.cases) if spec.costs and not spec.of_modules else ["plain"]
@@ -133,8 +138,7 @@ def _width(spec: Spec, case: Case, budget: int) -> int:
         wide = case.resized({"f": f})
         return sum(torch.Size(t.shape(wide.values)).numel() for t in spec.given(wide) if "." in t.name)
 
-    few, many = parameters(terms.STEP), parameters(2 * terms.STEP)
-    return terms.STEP * max(1, round(1 + (budget - few) / (many - few))) if many > few else 4 * int(case.d)
+    return terms.width(parameters, budget) or 4 * int(case.d)
 
 
 def _dtypes(selection: Selection) -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from harness import curves, judge, work
+from harness import claims, curves, judge, work
 from harness.cell import OK, Answer, Cell, Record
 from harness.claims import Claim, Side, claimed
 from harness.curves import Curve
@@ -20,6 +20,7 @@ from harness.plan import Selection
 settings = {"scale": "default", "form": "*", "length": "*", "batch": "1", "threads": 1}
 choices = {"scale": ("smoke", "default", "full")}
 limits = {"timeout": 300.0, "memory": 16.0}
+cost = work.cost
 isolated = True
 
 FLASH, PLAIN = "attention/torch_sdpa:flash", "attention/plain"
@@ -76,11 +77,6 @@ def plan(selection: Selection) -> Iterator[Cell]:
     return work.cells(selection, "memory")
 
 
-def cost(cell: Cell) -> float:
-    """About how many seconds a cell takes."""
-    return 0.5 + (cell.settings["length"] / 1024) ** 2 * (1.5 if cell.settings["form"] == "training" else 0.5)
-
-
 def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, str], None]) -> Answer:
     """Bytes of a call that was judged, with what it must read and write at least."""
     check_compiled(cell)
@@ -100,45 +96,22 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
 def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
     """For each operator, and for language models together, peaks by length and the growth of peaks and states; then claims."""
     every = curves.of(records)
-    frames = {
-        f"{name} (peak KiB by length, above the inputs)": curves.frame([_row(curve, group) for curve in group])
-        for name, group in curves.grouped(every).items()
-    }
-    kinds = ((OF_PEAKS, "peak_bytes"), (OF_STATES, "state_bytes"))
-    if rows := [row for claims, key in kinds for row in claimed(claims, every, key)]:
-        frames["What the papers claim"] = pd.DataFrame(rows)
-    return frames
+    said = [*claimed(OF_PEAKS, every, "peak_bytes"), *claimed(OF_STATES, every, "state_bytes")]
+    return curves.tables(every, "peak KiB by length, above the inputs", _row) | claims.table(said)
 
 
 def _row(curve: Curve, group: Sequence[Curve]) -> dict[str, Any]:
     peaks = {n: of[0] for n, of in curve.samples("peak_bytes").items() if of}
     states = {n: of[0] for n, of in curve.samples("state_bytes").items() if of}
-    lengths = sorted({n for mate in group for n in mate.good} | {int(r.cell.settings["length"]) for m in group for r in m.failed})
-    row: dict[str, Any] = {
-        "case": curve.case,
-        "form": curve.form,
-        "batch": curve.batch,
-        "dtype": curve.dtype,
-        "implementation": curve.subject,
-    }
-    row |= {f"{n:,}": round(peaks[n] / 1024, 1) if n in peaks else None for n in lengths}
+    row = curves.begun(curve, group, {n: round(peak / 1024, 1) for n, peak in peaks.items()})
     if not peaks:
         return row | {"note": curve.note}
     last = max(peaks)
     best = curves.standing(curve, "peak_bytes", group, last)
-    row |= {
-        "x best": None if best is None else round(best, 2),
-        "exponent": curves.told(curve.fitted("peak_bytes")),
-        "declared": curve.declared("memory") or None,
-        "verdict": curves.verdict(curve.fitted("peak_bytes"), curve.declared("memory")),
-    }
+    row |= {"x best": None if best is None else round(best, 2), **curves.growth_of(curve, "peak_bytes", "memory")}
     if states:
-        row |= {
-            "state KiB": round(states[max(states)] / 1024, 2),
-            "state exponent": curves.told(curve.fitted("state_bytes")),
-            "state declared": curve.declared("state") or None,
-            "state verdict": curves.verdict(curve.fitted("state_bytes"), curve.declared("state")),
-        }
+        growth = curves.growth_of(curve, "state_bytes", "state")
+        row |= {"state KiB": round(states[max(states)] / 1024, 2), **{f"state {name}": told for name, told in growth.items()}}
     return row | {"note": curve.note or None}
 
 

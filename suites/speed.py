@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from harness import ceilings, clock, curves, judge, work
+from harness import ceilings, claims, clock, curves, judge, work
 from harness.cell import OK, WRONG, Answer, Cell, Record
 from harness.claims import Claim, Side, claimed
 from harness.curves import Curve
@@ -24,6 +24,7 @@ from harness.plan import Selection
 settings = {"scale": "default", "form": "*", "length": "*", "batch": "1", "threads": 1, "rounds": 2}
 choices = {"scale": ("smoke", "default", "full")}
 limits = {"timeout": 300.0, "memory": 16.0, "workers": 1}
+cost = work.cost
 isolated = True  # what is timed stands in a process of its own, and the judge's clock runs beside its own
 SLOWER_CLOCK, LOST_S = 0.05, 0.25  # by how much the clock over there may fall behind the judge's: a share, and seconds
 
@@ -114,11 +115,6 @@ def plan(selection: Selection) -> Iterator[Cell]:
     return work.cells(selection, "speed", selection.settings["rounds"])
 
 
-def cost(cell: Cell) -> float:
-    """About how many seconds a cell takes."""
-    return 0.5 + (cell.settings["length"] / 1024) ** 2 * (1.5 if cell.settings["form"] == "training" else 0.5)
-
-
 def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, str], None]) -> Answer:
     """Samples in seconds of a call that was judged, with what it must do at least and what this machine can do at most."""
     check_compiled(cell)
@@ -168,33 +164,17 @@ def _clock_complaint(values: dict[str, Any], took: float) -> str:
 def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
     """For each operator, and for language models together, a row an implementation and question; then the papers' claims."""
     every = curves.of(records)
-    frames = {
-        f"{name} (milliseconds by length; medians)": curves.frame([_row(curve, group) for curve in group])
-        for name, group in curves.grouped(every).items()
-    }
-    if rows := claimed(CLAIMS, every, "seconds"):
-        frames["What the papers claim"] = pd.DataFrame(rows)
-    return frames
+    return curves.tables(every, "milliseconds by length; medians", _row) | claims.table(claimed(CLAIMS, every, "seconds"))
 
 
 def _row(curve: Curve, group: Sequence[Curve]) -> dict[str, Any]:
     samples = {n: of for n, of in curve.samples("seconds").items() if of}
-    lengths = sorted({n for mate in group for n in mate.good} | {int(r.cell.settings["length"]) for m in group for r in m.failed})
-    row: dict[str, Any] = {
-        "case": curve.case,
-        "form": curve.form,
-        "batch": curve.batch,
-        "dtype": curve.dtype,
-        "implementation": curve.subject,
-    }
-    middles = curves.shortened(1000 * clock.middle(samples[n]) if n in samples else None for n in lengths)
-    row |= {f"{n:,}": middle for n, middle in zip(lengths, middles, strict=True)}
+    row = curves.begun(curve, group, {n: float(f"{1000 * clock.middle(of):.4g}") for n, of in samples.items()})
     if not samples:
         return row | {"note": curve.note}
     last = max(samples)
     middle, record = clock.middle(samples[last]), curve.good[last][0]
     between = clock.interval(samples[last])
-    found, declared = curve.fitted("seconds"), curve.declared("time")
     best = curves.standing(curve, "seconds", group, last)
     return row | {
         "95 % of the last": f"{1000 * between[0]:.4g} to {1000 * between[1]:.4g}" if between else None,
@@ -203,9 +183,7 @@ def _row(curve: Curve, group: Sequence[Curve]) -> dict[str, Any]:
         "GB/s": float(f"{record.values['bytes'] / middle / 1e9:.3g}"),
         "of roofline": f"{record.values['roofline_s'] / middle:.1%}",
         "first call": float(f"{1000 * clock.middle([r.values['first_s'] for r in curve.good[last]]):.3g}"),
-        "exponent": curves.told(found),
-        "declared": declared or None,
-        "verdict": curves.verdict(found, declared),
+        **curves.growth_of(curve, "seconds", "time"),
         "note": curve.note or None,
     }
 
@@ -235,11 +213,9 @@ def _roofline(found: Sequence[Curve]) -> Any:
     limit = ceilings.Ceilings(**next(iter(next(iter(found[0].good.values())))).values["ceilings"])
     spots = []
     for name, group in curves.grouped(found).items():
-        points = [(curve.good[max(curve.good)], curve) for curve in group]
-        x = [records[0].values["flops"] / records[0].values["bytes"] for records, _ in points]
-        y = [
-            records[0].values["flops"] / clock.middle([s for r in records for s in r.values["seconds"]]) for records, _ in points
-        ]
+        last = [(curve.good[n := max(curve.good)][0].values, clock.middle(curve.samples("seconds")[n])) for curve in group]
+        x = [values["flops"] / values["bytes"] for values, _ in last]
+        y = [values["flops"] / middle for values, middle in last]
         spots += x
         axis.plot(x, y, "o" if name != curves.MODELS else "x", markersize=5, label=name)
     for dtype in sorted({curve.dtype for curve in found}):
