@@ -83,6 +83,11 @@ class Record:
         """The outcome and the first line of the note: `out of memory: 9 GiB are not enough`."""
         return f"{self.outcome.replace('_', ' ')}: {self.note.partition(chr(10))[0]}"
 
+    @property
+    def libraries(self) -> str:
+        """The versions as tables name them: `harness 0.1.0, python 3.11.7, torch 2.13.0`."""
+        return ", ".join(f"{name} {version}" for name, version in self.versions.items())
+
     def to_json(self) -> str:
         return _json({"key": self.cell.key, **asdict(self)})
 

@@ -255,11 +255,10 @@ def score(
     from harness.store import Store
 
     settings = _read(words)
-    if unknown := set(settings) - {"format", "machine", "results"}:
+    form, out = _form(settings)
+    if unknown := set(settings) - {"machine", "results"}:
         raise plan.WrongRequest(f"`score` takes no {unknown.pop()!r}; it takes format, machine and results")
-    form, where = settings.get("format", "text"), settings.get("machine", machine.name())
-    if form not in report.FORMATS:
-        raise plan.WrongRequest(f"no format named {form!r}.{catalogue.suggestion(form, report.FORMATS)}")
+    where = settings.get("machine", machine.name())
     store = Store(_folder(settings.get("results", "results")))
     records = cards.stored(store, where)
     subjects = cards.resolved(name, [*cards.registered(), *(record.cell.subject for record in records)])
@@ -271,7 +270,7 @@ def score(
             + f"  Measure it: {cards.command('correctness', subjects)}"
         )
     card: Any = SimpleNamespace(table=lambda records: cards.tables(subjects, records))
-    typer.echo(report.render(report.tables(card, records), form))
+    _show(report.tables(card, records), form, out)
 
 
 @app.command()

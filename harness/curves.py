@@ -49,7 +49,7 @@ class Curve:
 
     def samples(self, key: str) -> dict[int, list[float]]:
         """Samples of a value by length, in the order of rounds; a single number is one sample."""
-        return {n: [float(x) for r in of for x in _listed(r.values.get(key))] for n, of in self.good.items()}
+        return {n: samples(of, key) for n, of in self.good.items()}
 
     def fitted(self, key: str) -> growth.Fit | None:
         """The growth of a value; rounds are samples of the same number at each length."""
@@ -185,8 +185,8 @@ def standing(curve: Curve, key: str, among: Sequence[Curve], at: int) -> float |
 
 def _by_run(curve: Curve, key: str, at: int) -> dict[str, float]:
     records = sorted(curve.good.get(at, ()), key=lambda r: r.run)
-    by_run = {run: [x for r in of for x in _listed(r.values.get(key))] for run, of in groupby(records, key=lambda r: r.run)}
-    return {run: clock.middle(samples) for run, samples in by_run.items() if samples}
+    by_run = {run: samples(of, key) for run, of in groupby(records, key=lambda r: r.run)}
+    return {run: clock.middle(found) for run, found in by_run.items() if found}
 
 
 def ratio(more: Sequence[float], less: Sequence[float]) -> tuple[float, float, float] | None:
@@ -243,8 +243,10 @@ def frame(rows: Sequence[Mapping[str, Any]]) -> "pd.DataFrame":
     return found[[name for name in found.columns if name != "note"] + ["note"]]
 
 
-def _listed(value: Any) -> list[float]:
-    return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
+def samples(records: Iterable[Record], key: str) -> list[float]:
+    """All samples of a value, record by record; a single number is one sample, and what is not there is none."""
+    values = [value for r in records if (value := r.values.get(key)) is not None]
+    return [float(x) for value in values for x in (value if isinstance(value, list | tuple) else [value])]
 
 
 @cache

@@ -36,7 +36,7 @@ def _with_provenance(frame: "pd.DataFrame", records: Sequence[Record]) -> "pd.Da
         said = of.setdefault(record.cell.subject, {name: {} for name in PROVENANCE})
         said["code"][record.digests.get("implementation", "?")[:DIGITS]] = None
         said["definition"][record.digests.get("spec", "?")[:DIGITS]] = None
-        said["versions"][", ".join(f"{name} {version}" for name, version in record.versions.items())] = None
+        said["versions"][record.libraries] = None
     columns = {name: [" and ".join(of.get(subject, {}).get(name, {})) for subject in frame[subjects]] for name in PROVENANCE}
     return frame.assign(**columns)
 
@@ -199,7 +199,7 @@ def _origin(records: Sequence[Record]) -> str:
     """The machine, versions and days that a table comes from."""
     machines = sorted({record.machine for record in records})
     described = machine.describe() if machines == [machine.name()] else ", ".join(machines)
-    versions = sorted({", ".join(f"{name} {version}" for name, version in record.versions.items()) for record in records})
+    versions = sorted({record.libraries for record in records})
     days = sorted({record.at[:10] for record in records})
     span = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
     return (

@@ -144,7 +144,7 @@ def _of_curves(
                 newest = max(answers, key=lambda r: r.at).run
                 for run, of in _by(answers, lambda r: r.run if in_one_run else ""):
                     for unit, (key, times) in quantities.items():
-                        if samples := [x for r in of for x in _listed(r.values.get(key))]:
+                        if samples := curves.samples(of, key):
                             question = f"{', '.join(filter(None, about))}, at {length:,}: {unit}"
                             value, shown = times * clock.middle(samples), length == max(curve.good) and run in ("", newest)
                             yield Mark(curve.subject, curve.group, question, value, run=run, shown=shown)
@@ -245,10 +245,6 @@ def _by(records: Iterable[Record], about: Callable[[Record], Any]) -> Iterator[t
 def _counted(cells: Sequence[Record]) -> str:
     counts = {outcome: sum(r.outcome == outcome for r in cells) for outcome in OUTCOMES}
     return ", ".join(f"{count} {outcome.replace('_', ' ')}" for outcome, count in counts.items() if count)
-
-
-def _listed(value: Any) -> list[float]:
-    return [] if value is None else [float(x) for x in (value if isinstance(value, list) else [value])]
 
 
 def _place(scale: str, device: str) -> str:

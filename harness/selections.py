@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import catalogue, clock, interval, machine
 from harness.cell import OK, Cell, Record
+from harness.findings import OF_THE_MOMENT, describer
 from harness.plan import WrongRequest
 from harness.store import Store
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 # What of a record may be selected, beside the settings of its cell.
 OF_RECORDS = ("run", "commit", "machine")
 OF_CELLS = ("spec", "impl", "variant", "case", "dtype", "device", "seed")
-OF_THE_MOMENT = ("round", "rounds")
 # Which values are compared where nothing else is said; quantity=* are all of them.
 QUANTITIES = {"speed": "seconds", "correctness": "score", "long-context": "bits_per_byte*", "in-context-learning": "found*"}
 TIMES = ("seconds", "*_s", "*seconds*")
@@ -104,8 +104,6 @@ def compare(first: Choice, second: Choice, suite: str, common: Mapping[str, str]
 def tables(found: Comparison) -> "dict[str, pd.DataFrame]":
     """A table of ratios, one of differences, one of what has no number."""
     import pandas as pd
-
-    from harness.findings import describer
 
     about = describer([row.cell for row in found.rows])
     frames: dict[str, list[dict[str, Any]]] = {}
@@ -258,13 +256,9 @@ def _title(
     """What is compared, on which machines, with which versions."""
     words = f" {Choice('', common)}" if common else ""
     where = f"on {machines[0]}" if machines[0] == machines[1] else f"of two machines, A on {machines[0]}, B on {machines[1]}"
-    versions = [" and ".join(sorted({_said(record.versions) for record in found})) for found in both]
+    versions = [" and ".join(sorted({record.libraries for record in found})) for found in both]
     other = "" if versions[0] == versions[1] else f", of other versions, A with {versions[0]}, B with {versions[1]}"
     return f"A: {first}, B: {second}, suite={suite}{words}, {where}{other}"
-
-
-def _said(versions: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
 def _nothing(what: str, records: Sequence[Record], suite: str, store: Store) -> str:
