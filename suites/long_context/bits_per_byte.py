@@ -2,12 +2,13 @@
 
 At context c the model reads a window of c bytes and is scored on its last `scored` bytes alone, and the windows of
 all contexts end at the same places. So every context, and every model, is asked for the very same bytes, differences
-are paired, and no model can hide late failures behind good early positions.
+are paired, and no model can hide late failures behind good early positions. Against the position, each byte of the longest
+window is scored: that is one reading of one window, and its octaves are of different bytes.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from harness.nn import room
 
 BITS = 1 / math.log(2)  # bits in a nat
 FAR_EVERY = 4  # windows of which one is asked at the farthest context
+FIRST = 16  # bytes in the first bin of positions; each further one is as long as all before it
 AT_ONCE = 2048  # bytes in a batch: enough to keep a core busy, little enough to stay near it
 
 
@@ -41,6 +43,16 @@ def ends(documents: Sequence[bytes], longest: int, count: int) -> list[tuple[int
     return places
 
 
+class Measured(NamedTuple):
+    """Bits per byte of each window: by context, or why that is unsupported; and by the end of a bin of positions.
+
+    The positions are those of the longest context that is supported.
+    """
+
+    bits: dict[int, list[float] | str]
+    by_position: dict[int, list[float]]
+
+
 def measure(
     model: Callable[[Tensor], Tensor],
     documents: Sequence[bytes],
@@ -48,21 +60,33 @@ def measure(
     scored: int,
     count: int,
     report: Callable[[float, str], None] | None = None,
-) -> dict[int, list[float] | str]:
-    """By context: bits per byte of the last `scored` bytes of each of `count` windows, or why it is unsupported.
+) -> Measured:
+    """At each context bits per byte of the last `scored` bytes of each of `count` windows; at the longest, by position too.
 
     `model` maps ids[b n] to logits[b n v]; it is asked without gradients. The same documents give the same windows.
     """
     places = ends(documents, max(contexts), count)
     bits: dict[int, list[float] | str] = {}
-    for i, context in enumerate(contexts):
+    by_position: dict[int, list[float]] = {}
+    for i, context in enumerate(sorted(contexts)):
         if report:
             report(i / len(contexts), f"bits per byte at {context}")
         try:
-            bits[context] = _at(model, documents, places, context, scored)
+            each = _each(model, documents, places, context)
         except Unsupported as reason:
             bits[context] = str(reason)
-    return bits
+            continue
+        bits[context] = each[:, -scored:].mean(1).tolist()
+        by_position = {stop: each[:, start:stop].mean(1).tolist() for start, stop in bins(context)}
+    return Measured(bits, by_position)
+
+
+def bins(context: int) -> list[tuple[int, int]]:
+    """Positions from and to: the first few, then octaves up to the context."""
+    stops = [FIRST]
+    while stops[-1] < context:
+        stops.append(2 * stops[-1])
+    return [(start, min(stop, context)) for start, stop in zip([0, *stops], stops, strict=False)]
 
 
 def further(
@@ -77,22 +101,25 @@ def further(
     if not reach:
         return {"context": far, "windows": [], "bits": f"no window has {far} bytes of its document before its end"}
     try:
-        return {"context": far, "windows": reach, "bits": _at(model, documents, [places[i] for i in reach], far, scored)}
+        each = _each(model, documents, [places[i] for i in reach], far)
+        return {"context": far, "windows": reach, "bits": each[:, -scored:].mean(1).tolist()}
     except Unsupported as reason:
         return {"context": far, "windows": reach, "bits": str(reason)}
 
 
 @torch.inference_mode()
-def _at(
-    model: Callable[[Tensor], Tensor], documents: Sequence[bytes], places: Sequence[tuple[int, int]], context: int, scored: int
-) -> list[float]:
+def _each(
+    model: Callable[[Tensor], Tensor], documents: Sequence[bytes], places: Sequence[tuple[int, int]], context: int
+) -> Tensor:
+    """Bits of every byte of every window: [windows context], on the CPU."""
     ids = torch.tensor([list(documents[document][end - context : end + 1]) for document, end in places])
-    bits: list[float] = []
+    told: list[Tensor] = []
     for logits in room.in_parts(model, ids[:, :-1], AT_ONCE):
-        wanted = ids[len(bits) : len(bits) + len(logits), -scored:]
-        loss = F.cross_entropy(logits[:, -scored:].flatten(0, 1), wanted.flatten(), reduction="none")
-        bits += (loss.view(len(wanted), scored).mean(1) * BITS).tolist()
-    return bits
+        done = sum(map(len, told))
+        wanted = ids[done : done + len(logits), 1:]
+        loss = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none")
+        told.append(loss.view_as(wanted) * BITS)
+    return torch.cat(told)
 
 
 def horizon(bits: dict[int, list[float] | str], tolerance: float = 0.05) -> int:

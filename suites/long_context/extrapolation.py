@@ -1,6 +1,6 @@
 """Extrapolation on real text: bits per byte and recall at up to 16 times the training length, and how far back a byte matters."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from typing import Any
 
@@ -34,7 +34,7 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
     for context in (contexts[0], contexts[-1]):
         with suppress(Unsupported):  # the tables below say so
             judge.check_causal(done.model, _beginnings(corpus.held_out, context).to(cell.device))
-    bits = bits_per_byte.measure(
+    bits, by_position = bits_per_byte.measure(
         ask, corpus.held_out, contexts, length // 2, scale["windows"], lambda share, doing: progress(0.72 + 0.14 * share, doing)
     )
     return {
@@ -43,6 +43,7 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
         "parameters": sum(p.numel() for p in done.model.parameters()),
         "training": done.told,
         "bits_per_byte": {str(c): _rounded(b) for c, b in bits.items()},
+        "by_position": {str(stop): _rounded(b) for stop, b in by_position.items()},
         "horizon": bits_per_byte.horizon(bits),
         **_further(cell, ask, lambda: progress(0.86, f"bits per byte at {FAR * length}")),
         "recall": _recalled(cell, ask, lambda share, doing: progress(0.89 + 0.08 * share, doing)),
@@ -106,9 +107,9 @@ def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
     frames: dict[str, list[dict[str, Any]]] = {}
     for on in rows.by_text(records):
         length = SCALES[on.scale]["length"]
-        far = any("further" in r.values for r in on.records)
+        held = {key for r in on.records for key in r.values}
         for model, good, failed in rows.by_model(on.records):
-            for title, row in _rows(good, length, on.where, far).items():
+            for title, row in _rows(good, length, on.where, held).items():
                 note = rows.note([*failed, row.pop("note", "")])
                 frames.setdefault(title, []).append({**model, **row, "note": note})
         if claimed := claims.readings(on.records, length):
@@ -125,21 +126,26 @@ def pictures(records: Sequence[Record]) -> dict[str, Any]:
         found[f"bits per byte{where}"] = drawing.figure(
             mates, "bits_per_byte", f"bits per byte of the last {length // 2}", length
         )
+        found[f"bits per byte by position{where}"] = drawing.figure(
+            [r for r in mates if "by_position" in r.values], "by_position", "bits per byte", length, paired=False
+        )
         found[f"recall{where}"] = drawing.figure(mates, "recall", "share recalled", length, recall.CHANCE)
     return found
 
 
-def _rows(good: Sequence[Record], length: int, where: str, far: bool) -> dict[str, dict[str, Any]]:
-    """By title, what each table says of a model."""
+def _rows(good: Sequence[Record], length: int, where: str, held: Set[str]) -> dict[str, dict[str, Any]]:
+    """By title, what each table says of a model; `held` names what any model of the table was measured in."""
     contexts = [times * length for times in TIMES]
     horizon = {"horizon": min((r.values["horizon"] for r in good), default=None)}
-    further = _further_row(good, length) if far else {}
+    further = _further_row(good, length) if "further" in held else {}
+    position = f"Bits per byte by position (of windows of {max(contexts)}, every byte scored; {where})"
     bits, recalled = (_over(good, key, at) for key, at in (("bits_per_byte", contexts), ("recall", [length // 2, *contexts])))
     return {
         f"Bits per byte at a context (its last {length // 2} bytes; trained at {length}; {where})": bits
         | further
         | horizon
         | {"note": rows.note([bits["note"], further.get("note", "")])},
+        **({position: _by_position(good)} if "by_position" in held else {}),
         f"Recall of a fact after further bytes (chance {recall.CHANCE:g}; {where})": recalled,
         (
             f"Effective memory (bits by which the next byte's distribution changes with the byte k back, in windows of"
@@ -158,6 +164,18 @@ def _over(good: Sequence[Record], key: str, distances: Sequence[int]) -> dict[st
         row |= rows.entry(distance, samples)
         reasons += rows.reasons(samples)
     return row | {"note": rows.note(reasons)}
+
+
+def _by_position(good: Sequence[Record]) -> dict[str, Any]:
+    """What is measured between positions of the longest window that a model reads."""
+    told = [r.values.get("by_position", "measured before this table was there") for r in good]
+    measured = [of for of in told if not isinstance(of, str)]
+    row: dict[str, Any] = {}
+    start = 0
+    for stop in sorted({int(stop) for of in measured for stop in of}):
+        row |= rows.entry(f"{start} to {stop}", [of.get(str(stop)) for of in measured])
+        start = stop
+    return row | {"note": rows.note(rows.reasons(told))}
 
 
 def _further_row(good: Sequence[Record], length: int) -> dict[str, Any]:

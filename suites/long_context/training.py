@@ -112,7 +112,8 @@ def _searched(
             try:
                 train.train(model, batches, chosen, told)
                 model.eval()
-                bits = bits_per_byte.measure(terms.Asking(model, cell.device), judged_on, [length], length // 2, TUNING_WINDOWS)
+                asked = terms.Asking(model, cell.device)
+                bits = bits_per_byte.measure(asked, judged_on, [length], length // 2, TUNING_WINDOWS).bits
                 found[str(rate)] = bits_per_byte.mean(bits[length])  # type: ignore[arg-type]
             except train.TrainingFailed:
                 found[str(rate)] = math.inf

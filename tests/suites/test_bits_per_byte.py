@@ -17,7 +17,7 @@ def uniform(ids):
 
 
 def test_a_model_that_knows_nothing_takes_eight_bits_everywhere():
-    bits = bpb.measure(uniform, DOCUMENTS, [16, 64, 256], scored=8, count=10)
+    bits = bpb.measure(uniform, DOCUMENTS, [16, 64, 256], scored=8, count=10).bits
     assert list(bits) == [16, 64, 256]
     assert all(len(samples) == 10 and samples == pytest.approx([8.0] * 10) for samples in bits.values())
     assert bpb.horizon(bits) == 256
@@ -69,8 +69,28 @@ def counting(ids):
 
 
 def test_a_model_right_with_probability_an_eighth_takes_three_bits():
-    bits = bpb.measure(counting, DOCUMENTS[:1], [16, 64], scored=8, count=6)
+    bits = bpb.measure(counting, DOCUMENTS[:1], [16, 64], scored=8, count=6).bits
     assert bits[64] == pytest.approx([3.0] * 6, abs=1e-5)
+
+
+def test_every_byte_of_the_longest_window_is_scored_by_its_position():
+    def knows_after(ids):
+        late = (torch.arange(ids.shape[1]) >= 32)[:, None]
+        return torch.where(late, counting(ids), uniform(ids))
+
+    found = bpb.measure(knows_after, DOCUMENTS[:1], [100, 20], scored=8, count=6).by_position
+    assert list(found) == [16, 32, 64, 100]
+    assert found[32] == pytest.approx([8.0] * 6)
+    assert found[64] == found[100] == pytest.approx([3.0] * 6, abs=1e-5)
+
+
+def test_positions_are_those_of_the_longest_context_that_is_supported():
+    def short(ids):
+        if ids.shape[1] > 32:
+            raise Unsupported("positions end at 32")
+        return uniform(ids)
+
+    assert list(bpb.measure(short, DOCUMENTS, [32, 64], scored=8, count=6).by_position) == [16, 32]
 
 
 def test_late_failures_count_in_full():
@@ -78,7 +98,7 @@ def test_late_failures_count_in_full():
         late = (torch.arange(ids.shape[1]) >= 60)[:, None]
         return torch.where(late, uniform(ids), counting(ids))
 
-    bits = bpb.measure(fails_after, DOCUMENTS[:1], [16, 64, 128], scored=8, count=6)
+    bits = bpb.measure(fails_after, DOCUMENTS[:1], [16, 64, 128], scored=8, count=6).bits
     assert bpb.mean(bits[16]) == pytest.approx(3.0, abs=1e-4)
     assert bpb.mean(bits[64]) == pytest.approx(5.5, abs=1e-4)
     assert bpb.mean(bits[128]) == pytest.approx(8.0, abs=1e-4)
@@ -91,7 +111,7 @@ def test_a_context_that_is_unsupported_says_why_and_ends_the_horizon():
             raise Unsupported("learned positions end at 16")
         return uniform(ids)
 
-    bits = bpb.measure(short_table, DOCUMENTS, [16, 64], scored=8, count=4)
+    bits = bpb.measure(short_table, DOCUMENTS, [16, 64], scored=8, count=4).bits
     assert bits[64] == "learned positions end at 16"
     assert bpb.horizon(bits) == 16
 
