@@ -5,6 +5,7 @@ import shlex
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from harness import machine, paired
@@ -72,6 +73,7 @@ class Findings:
     head: str
     pairs: int
     threshold: float
+    allowed: Sequence[str] = ()  # patterns of implementations that may cost more, or take longer
     costs: list[Cost] = field(default_factory=list)
     times: list[Time] = field(default_factory=list)
     apart: list[Apart] = field(default_factory=list)
@@ -81,11 +83,15 @@ class Findings:
 
     @property
     def costlier(self) -> list[Cost]:
-        return [cost for cost in self.costs if cost.standing == COSTLIER]
+        return [cost for cost in self.costs if cost.standing == COSTLIER and not self.allows(cost.cell)]
 
     @property
     def slower(self) -> list[Time]:
-        return [time for time in self.times if time.judgement.verdict == SLOWER]
+        return [time for time in self.times if time.judgement.verdict == SLOWER and not self.allows(time.cell)]
+
+    def allows(self, cell: Cell) -> bool:
+        """Whether a cell may get worse: a person has said so."""
+        return any(fnmatchcase(cell.subject, pattern) for pattern in self.allowed)
 
     @property
     def broken(self) -> list[Apart]:
@@ -94,6 +100,13 @@ class Findings:
     @property
     def failed(self) -> bool:
         return bool(self.costlier or self.slower or self.broken) or not (self.costs or self.times)
+
+
+def idle(found: Findings) -> list[str]:
+    """Patterns that allow nothing that was found."""
+    worse = [cost.cell for cost in found.costs if cost.standing == COSTLIER]
+    worse += [time.cell for time in found.times if time.judgement.verdict == SLOWER]
+    return [pattern for pattern in found.allowed if not any(fnmatchcase(cell.subject, pattern) for cell in worse)]
 
 
 def judge_counted(found: Findings, base: Sequence[Record], head: Sequence[Record]) -> None:
@@ -176,10 +189,15 @@ def tables(found: Findings) -> "dict[str, pd.DataFrame]":
     timed = sorted(found.times, key=lambda time: (paired.VERDICTS.index(time.judgement.verdict), -time.judgement.ratio))
     frames = {
         "Counts that changed": [
-            about(c.cell) | {"quantity": c.quantity, "BASE": c.base, "HEAD": c.head, "change": c.change, "verdict": c.standing}
+            about(c.cell)
+            | {"quantity": c.quantity, "BASE": c.base, "HEAD": c.head, "change": c.change}
+            | {"verdict": _said(c.standing, c.cell, found)}
             for c in changed
         ],
-        "Time, HEAD against BASE": [about(time.cell) | _time_columns(time) for time in timed],
+        "Time, HEAD against BASE": [
+            about(time.cell) | _time_columns(time) | {"verdict": _said(time.judgement.verdict, time.cell, found)}
+            for time in timed
+        ],
         "Not compared": [{"suite": a.cell.suite} | about(a.cell) | {"why": a.what} for a in found.apart if a.what != NOWHERE],
     }
     return {title: pd.DataFrame(rows) for title, rows in frames.items() if rows}
@@ -281,6 +299,10 @@ def _time_columns(time: Time) -> dict[str, Any]:
         "verdict": one.verdict,
         "why": one.why,
     }
+
+
+def _said(verdict: str, cell: Cell, found: Findings) -> str:
+    return f"{verdict}, allowed" if verdict in (COSTLIER, SLOWER) and found.allows(cell) else verdict
 
 
 def _where(cell: Cell) -> str:

@@ -17,7 +17,7 @@ from harness.revisions import Side
 
 COUNTED = ("memory", "kernels")
 # What `harness compare` understands itself, with its default; every other word goes to the suites.
-WORDS: dict[str, Any] = {"suite": "", "pairs": findings.PAIRS, "threshold": findings.THRESHOLD}
+WORDS: dict[str, Any] = {"suite": "", "pairs": findings.PAIRS, "threshold": findings.THRESHOLD, "allow": ""}
 GUESS_S = 20.0  # how long a run takes, as long as none has been seen
 
 
@@ -27,7 +27,8 @@ def compare(base: str, head: str, words: Mapping[str, str]) -> Findings:
     _check(options)
     handed = {key: value for key, value in words.items() if key not in WORDS}
     with revisions.checkouts(base, head) as sides:
-        found = Findings(base, head, options["pairs"], options["threshold"])
+        allowed = tuple(filter(None, (pattern.strip() for pattern in options["allow"].split(","))))
+        found = Findings(base, head, options["pairs"], options["threshold"], allowed)
         suites = _suites(options["suite"], handed, sides, found)
         runs = _asked(suites, sides, options["pairs"], found)
     for suite, (of_base, of_head) in runs.items():
@@ -35,6 +36,7 @@ def compare(base: str, head: str, words: Mapping[str, str]) -> Findings:
             findings.judge_timed(found, of_base, of_head)
         else:
             findings.judge_counted(found, *([record for run in runs for record in run] for runs in (of_base, of_head)))
+    found.notes += [f"allow={pattern} allows nothing: no such cell got worse" for pattern in findings.idle(found)]
     return found
 
 

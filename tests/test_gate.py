@@ -144,6 +144,17 @@ def test_a_planted_allocation_is_found_and_named_and_a_smaller_one_is_better(rep
     assert compare(repository, "main", "main~1", "suite=memory", "impl=two").returncode == 0, "less is no failure"
 
 
+def test_what_a_person_allows_to_cost_more_is_told_and_does_not_fail(repository: Path):
+    edit(repository, 'BYTES = {"two": 1024}\n')
+    said = compare(repository, "main", ".", "suite=memory", "allow=attention/t*, attention/one")
+    assert (said.returncode, complaints(said)) == (0, "")
+    assert "costlier, allowed" in said.stdout
+    assert "allow=attention/one allows nothing: no such cell got worse" in said.stdout
+    assert "allow=attention/t*" not in said.stdout
+    edit(repository, 'OUTCOME = {"two": "wrong"}\n')
+    assert compare(repository, "main", ".", "suite=memory", "allow=*").returncode == 1, "what fails is never allowed"
+
+
 def test_what_is_on_one_side_only_is_named(repository: Path):
     edit(repository, 'CELLS = ("one", "two", "four")\n')
     said = compare(repository, "main", ".", "suite=memory")
