@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -82,7 +83,7 @@ def edit(place: Path, text: str) -> None:
 def compare(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1"}
     command = [sys.executable, "-m", "harness", "compare", *words]
-    return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False, timeout=600)
 
 
 def complaints(said: subprocess.CompletedProcess[str]) -> str:
@@ -142,6 +143,27 @@ def test_a_planted_allocation_is_found_and_named_and_a_smaller_one_is_better(rep
     )
     git(repository, "commit", "--quiet", "--all", "--message=second")
     assert compare(repository, "main", "main~1", "suite=memory", "impl=two").returncode == 0, "less is no failure"
+
+
+def test_an_allocation_planted_in_an_implementation_of_ours_is_found_and_named(tmp_path: Path):
+    """Nothing stands in here: two revisions of this harness, its suite of memory, and a thousand bytes more in one file."""
+    for folder in ("harness", "implementations", "suites"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    git(tmp_path, "init", "--quiet", "--initial-branch=main")
+    git(tmp_path, "add", "--all")
+    git(tmp_path, "commit", "--quiet", "--message=first")
+    planted = tmp_path / "implementations" / "rms_norm" / "torch_plain.py"
+    text = planted.read_text()
+    assert text.count("    def run(x") == 1
+    body = text.index("\n", text.index("    def run(x")) + 1
+    planted.write_text(text[:body] + "        hoard = torch.empty(250, device=x.device)  # noqa: F841\n" + text[body:])
+    words = ["suite=memory", "spec=rms_norm", "impl=torch_*", "scale=smoke", "form=forward", "length=64"]
+    said = compare(tmp_path, "main", ".", *words)
+    assert said.returncode == 1, said.stdout + said.stderr
+    named = [line for line in complaints(said).splitlines() if line.startswith("rms_norm/")]
+    assert named, said.stdout + said.stderr
+    assert all(line.startswith("rms_norm/torch_plain costs more in case ") for line in named)
+    assert "1 costlier" in said.stdout
 
 
 def test_what_a_person_allows_to_cost_more_is_told_and_does_not_fail(repository: Path):
