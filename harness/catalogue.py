@@ -228,12 +228,15 @@ def commit() -> str:
 
 
 def reachable(path: Path) -> set[Path]:
-    """The files that `digest` is of: those of this project, or beside `path`, and no library, wherever this is installed."""
+    """The files that `digest` is of: those of this project, or beside `path`, and no library, wherever this is installed.
+
+    A file that says `only_tells = True` turns records into tables or pictures: what it says decides none, and is no part of it.
+    """
     seen: set[Path] = set()
     waiting = [path, *(path.parent.glob("*.py") if path.name == "__init__.py" else [])]
     while waiting:
         file = waiting.pop()
-        if file not in seen:
+        if file not in seen and not _read(file)[1].get("only_tells"):
             seen.add(file)
             waiting += _imported(file)
     return seen

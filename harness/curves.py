@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+only_tells = True  # no record hangs on it
+
 MODELS = "language models"
 PER_PANEL = 9  # curves, as many as can be told apart
 

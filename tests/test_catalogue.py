@@ -1,8 +1,11 @@
 """Digests are of this project's files, the same wherever it is installed; facts are understood or refused."""
 
+import ast
 import json
+import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,9 @@ from harness import catalogue, growth
 ROOT = Path(__file__).parents[1]
 FOLDERS = {"harness": "", "suites": "harness", "implementations": "harness"}  # into which of a wheel's folders each goes
 TOLD = """
+import ast
 import json
+import re
 from harness import catalogue
 names = [("suite", "memory"), ("suite", "long-context"), ("spec", "retnet"), ("implementation", "attention/plain")]
 print(json.dumps([str(catalogue.HOME), *(catalogue.digest(catalogue.find(*name).path) for name in names)]))
@@ -40,6 +45,66 @@ def test_a_digest_covers_what_a_file_imports():
     names = {file.relative_to(ROOT).as_posix() for file in catalogue.reachable(ROOT / "suites" / "memory.py")}
     assert {"suites/memory.py", "harness/cost.py", "harness/memory.py"} <= names
     assert not any(name.startswith(("implementations", "harness/specs")) for name in names)
+
+
+SUITES = sorted({file for item in catalogue.suites().values() for file in catalogue.reachable(item.path)})
+TELLING = {
+    path.stem
+    for folder in ("harness", "suites")
+    for path in (ROOT / folder).rglob("*.py")
+    if re.search(r"^only_tells = True\b", path.read_text(), re.MULTILINE)
+}
+DECIDES = {"plan", "digests", "cost", "measure"}  # what makes a cell and its record, in a suite or a task of it
+
+
+def test_no_record_hangs_on_a_file_that_only_tells():
+    """No digest holds it: an old record would pass for the answer of new code."""
+    users = _users({path.stem if path.name != "__init__.py" else path.parent.name: path.read_text() for path in SUITES})
+    assert {"extrapolation.table", "extrapolation.pictures"} <= users, "the check sees nothing"
+    assert not (found := [name for name in users if name.rpartition(".")[2] in DECIDES]), (
+        f"{', '.join(found)} ask what only tells"
+    )
+
+
+def test_that_a_record_that_hangs_on_one_would_be_noticed():
+    files = {
+        "task": "from . import tables as told\nfrom .further import far\n"
+        "def table(records): return told.of(records)\ndef measure(cell): return far(cell)\ndef cost(cell): return 1.0\n",
+        "further": "from .tables import WIDE\ndef _wide(x): return x + WIDE\ndef far(x): return _wide(x)\n",
+    }
+    assert _users(files) == {"task.table", "task.measure", "further._wide", "further.far"}
+
+
+def _users(files: Mapping[str, str]) -> set[str]:
+    """`module.name` of all that names something from a file that only tells, or names what names it."""
+    parts: dict[str, set[str]] = {}
+    for own, text in files.items():
+        tree = ast.parse(text)
+        stands_for: dict[str, str] = {}
+        for node in tree.body:
+            if isinstance(node, ast.ImportFrom):
+                whole = node.module in (None, "harness")  # `from . import tables`, or `from .tables import of`
+                module = "" if whole else (node.module or "").rpartition(".")[2] + "."
+                stands_for |= {one.asname or one.name: module + one.name for one in node.names}
+        for node in tree.body:
+            inside = list(ast.walk(node))
+            names = [n for n in inside if isinstance(n, ast.Name)]
+            local = {n.arg for n in inside if isinstance(n, ast.arg)} | {n.id for n in names if isinstance(n.ctx, ast.Store)}
+            named = {stands_for.get(n.id, f"{own}.{n.id}") for n in names if n.id not in local}
+            of_modules = [n for n in inside if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)]
+            named |= {f"{stands_for[n.value.id]}.{n.attr}" for n in of_modules if n.value.id in stands_for.keys() - local}
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                parts[f"{own}.{node.name}"] = named
+            elif isinstance(node, ast.Assign | ast.AnnAssign):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                parts |= {f"{own}.{one.id}": named for target in targets for one in ast.walk(target) if isinstance(one, ast.Name)}
+    found: set[str] = set()
+    while (
+        more := {name for name, named in parts.items() if any(n in found or n.partition(".")[0] in TELLING for n in named)}
+        - found
+    ):
+        found |= more
+    return found
 
 
 OPERATORS = [

@@ -10,7 +10,7 @@ from harness.connect.checkpoint import fits
 from harness.implementation import Implementation
 from harness.plan import Selection
 
-from . import tables, training
+from . import baselines, tables, training
 from .batch import Ask
 from .scales import PROBES, SCALES, Probe, probe_of
 
@@ -55,8 +55,7 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
     if checked.outcome != OK:
         return checked
     probe = probe_of(cell)
-    asked: dict[str, Ask] = {tables.EXACT: probe.exact, tables.BLIND: probe.blind}
-    found = {name: _measured(probe, ask) for name, ask in asked.items()}
+    found = {name: _measured(probe, ask) for name, ask in baselines.of(probe).items()}
     told, parameters = {}, 0
     for stage, model, of_stage in training.stages(cell, contestant, lambda share, doing: progress(0.02 + 0.9 * share, doing)):
         judge.check_causal(model, next(iter(probe.batches(2))).ids.to(cell.device))
