@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from harness import Unsupported, asking, clock, interval, memory
 from harness.cell import OK, Cell, Record
+from harness.claims import verdict
 from harness.implementation import Implementation
 
 from . import bits_per_byte, claims, rows, training
@@ -268,7 +269,7 @@ def _rise(
     if not differences:
         return []
     middle, width = interval.of_trials_and_seeds(differences)
-    here = claims.verdict(middle, width, margin, below)
+    here = verdict(middle - width, middle + width, **{"below" if below else "above": margin})
     return [{"claim": sentence, "arXiv": source, "claimed": claimed, "found": f"{middle:+.3f} ± {width:.3f} bits", "here": here}]
 
 
