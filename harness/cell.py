@@ -80,8 +80,9 @@ class Record:
 
     @property
     def in_brief(self) -> str:
-        """The outcome and the first line of the note: `out of memory: 9 GiB are not enough`."""
-        return f"{self.outcome.replace('_', ' ')}: {self.note.partition(chr(10))[0]}"
+        """The outcome, and the first line of the note where there is one: `out of memory: 9 GiB are not enough`."""
+        first = self.note.strip().partition("\n")[0].strip()
+        return ": ".join(filter(None, [self.outcome.replace("_", " "), first]))
 
     @property
     def libraries(self) -> str:

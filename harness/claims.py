@@ -39,11 +39,12 @@ class Claim:
     below: float | None = None
     per_length: bool = False
 
-    def verdict(self, low: float, high: float) -> str:
-        """What an interval of the ratio says."""
-        shows = (self.above is None or low > self.above) and (self.below is None or high < self.below)
-        refuted = (self.above is not None and high <= self.above) or (self.below is not None and low >= self.below)
-        return "shows" if shows else "refuted" if refuted else "not resolved"
+
+def verdict(low: float, high: float, above: float | None = None, below: float | None = None) -> str:
+    """What an interval says of the claim that a quantity is above one bound, below another, or both."""
+    shows = (above is None or low > above) and (below is None or high < below)
+    refuted = (above is not None and high <= above) or (below is not None and low >= below)
+    return "shows" if shows else "refuted" if refuted else "not resolved"
 
 
 def claimed(claims: Sequence[Claim], curves: Sequence[Curve], key: str) -> list[dict[str, Any]]:
@@ -72,7 +73,7 @@ def claimed(claims: Sequence[Claim], curves: Sequence[Curve], key: str) -> list[
                 "the paper's": claim.paper,
                 "ratio here": between(middle, (low, high), ".3g"),
                 "of": f"{_told(claim.more, a)} over {_told(claim.less, b)}" + (", per token" if claim.per_length else ""),
-                "here it": claim.verdict(low, high),
+                "here it": verdict(low, high, claim.above, claim.below),
             }
         )
     return rows

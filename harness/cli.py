@@ -249,7 +249,7 @@ def compare(
 def score(
     name: Annotated[str, typer.Argument(help="An implementation: spec/name, name, or spec/name:variant.")], words: Words = None
 ) -> None:
-    """Print the card of one implementation, its standing in every suite, from what is stored; format= machine= results=."""
+    """Print the card of one implementation, its standing in every suite, as stored; format= out=FILE machine= results=."""
     from harness import machine, report
     from harness import score as cards
     from harness.store import Store
@@ -257,7 +257,7 @@ def score(
     settings = _read(words)
     form, out = _form(settings)
     if unknown := set(settings) - {"machine", "results"}:
-        raise plan.WrongRequest(f"`score` takes no {unknown.pop()!r}; it takes format, machine and results")
+        raise plan.WrongRequest(f"`score` takes no {unknown.pop()!r}; it takes format, out, machine and results")
     where = settings.get("machine", machine.name())
     store = Store(_folder(settings.get("results", "results")))
     records = cards.stored(store, where)

@@ -62,10 +62,7 @@ class Curve:
     @property
     def note(self) -> str:
         """How the cells ended that have no number: said once for all lengths where it is the same."""
-        said = {
-            ": ".join([r.outcome.replace("_", " "), *(line.strip() for line in r.note.splitlines()[:1])]): None
-            for r in self.failed
-        }
+        said = dict.fromkeys(r.in_brief for r in self.failed)
         lengths = sorted({int(r.cell.settings["length"]) for r in self.failed})
         where = f" (at {', '.join(f'{n:,}' for n in lengths)})" if said and self.good else ""
         return "; ".join(said) + where

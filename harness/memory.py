@@ -41,7 +41,8 @@ def kept_alive(state: Any, besides: Any = ()) -> int:
     """Bytes of the tensors in a state, without those that live in `besides` (the model's parameters and buffers).
 
     A storage counts once, however many tensors share it, and whole, however small the view: so much cannot be freed. Reads
-    tuples, lists, dicts, dataclasses and objects with attributes, however nested. Numbers, texts and None count nothing.
+    tuples, lists, dicts, dataclasses and objects with attributes, however nested. Numbers, texts, dtypes, devices and None count
+    nothing.
     Raises TypeError for anything else, for its bytes are not known.
     """
     known = {tensor.untyped_storage()._cdata for tensor in _tensors(besides)}
@@ -50,7 +51,7 @@ def kept_alive(state: Any, besides: Any = ()) -> int:
 
 
 def _tensors(state: Any) -> Iterator[Any]:
-    from torch import Tensor
+    from torch import Tensor, device, dtype
 
     if isinstance(state, Tensor):
         yield state
@@ -63,7 +64,7 @@ def _tensors(state: Any) -> Iterator[Any]:
     elif dataclasses.is_dataclass(state) and not isinstance(state, type):
         for each in dataclasses.fields(state):
             yield from _tensors(getattr(state, each.name))
-    elif state is None or isinstance(state, int | float | complex | str | bytes):
+    elif state is None or isinstance(state, int | float | complex | str | bytes | dtype | device):
         return
     elif hasattr(state, "__dict__") and not isinstance(state, type) and not callable(state):
         yield from _tensors(vars(state))

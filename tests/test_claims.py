@@ -3,7 +3,7 @@
 import pytest
 
 from harness.cell import OK, Cell, Record
-from harness.claims import Claim, Side, claimed
+from harness.claims import Claim, Side, claimed, verdict
 from harness.curves import Curve, of
 
 SLOW, FAST = Side("attention/plain", "forward", case="causal"), Side("attention/torch_sdpa:flash", "forward", case="causal")
@@ -48,6 +48,16 @@ def around(middle: float, noise: float = 0.01) -> list[float]:
 
 def claim(more: Side = SLOW, less: Side = FAST, **bounds) -> Claim:
     return Claim("a sentence", "1234.56789", "so many times", more, less, **bounds)
+
+
+def test_an_interval_that_ends_at_a_bound_is_not_beyond_it():
+    assert [verdict(0.0, 0.0, above=0.0), verdict(-1.0, 0.0, above=0.0), verdict(0.0, 1.0, above=0.0)] == [
+        "refuted",
+        "refuted",
+        "not resolved",
+    ]
+    assert [verdict(0.0, 1.0, below=0.0), verdict(-1.0, 0.0, below=0.0)] == ["refuted", "not resolved"]
+    assert [verdict(1.0, 2.0, above=0.0, below=3.0), verdict(1.0, 3.0, above=0.0, below=3.0)] == ["shows", "not resolved"]
 
 
 @pytest.mark.parametrize(

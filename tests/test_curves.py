@@ -105,6 +105,8 @@ def test_notes_say_how_and_where_it_failed_once_for_all_lengths():
     (two,) = curves.of([*timed("rotary/pairs")[:1], failing[0], record("rotary/pairs", 64, outcome="crashed", note="")])
     assert two.note == "timed out: after 300 s; crashed (at 32, 64)"
     assert curves.of(timed("rotary/pairs"))[0].note == ""
+    (blank,) = curves.of([record("rotary/pairs", 32, outcome="wrong", note="\n  out is 1\nmore")])
+    assert blank.note == "wrong: out is 1"
 
 
 def test_a_ratio_with_the_widest_that_intervals_allow():

@@ -169,5 +169,5 @@ def test_the_command_prints_a_card_and_refuses_what_is_not_there(tmp_path: Path)
     unknown = said("rotary/pairs", "suite=speed", cwd=tmp_path)
     assert (unknown.returncode, unknown.stderr) == (
         2,
-        "harness: `score` takes no 'suite'; it takes format, machine and results\n",
+        "harness: `score` takes no 'suite'; it takes format, out, machine and results\n",
     )

@@ -56,6 +56,11 @@ class _Rounds:
     def fresh(self) -> tuple[tuple[Any], dict[str, Any]]:
         self.number += 1
         made = self.make(self.number)
+        if self.device != "cpu":
+            import torch
+
+            # Cold caches, as for the clock of the harness.
+            torch.empty(clock.COLD_BYTES, dtype=torch.int8, device=self.device).zero_()
         self._finish()
         return (made,), {}
 
@@ -66,11 +71,10 @@ class _Rounds:
             self.kept = answer
 
     def _finish(self) -> None:
-        """The device has nothing left to do: on a GPU its caches are cold, too."""
+        """The device has nothing left to do."""
         if self.device != "cpu":
             import torch
 
-            torch.empty(clock.COLD_BYTES, dtype=torch.int8, device=self.device).zero_()
             torch.cuda.synchronize()
 
 

@@ -10,11 +10,16 @@
 The last three are for models with rotary positions (Llama and its like), and mean what the specs `transformer_interpolated`,
 `transformer_streaming` and `transformer_lm_infinite` define, with t, in tokens, the training length.
 
+Each also goes token by token, `step(ids[b], state) -> (logits[b v], state)`: with the cache of transformers or, where it rolls,
+with one of bounded size. Where steps would say other than the whole, they raise Unsupported.
+
 A checkpoint has tokens of its own. Text is measured in bits per byte (`Text`, `per_byte`); probes whose symbols are numbers below
 v get words that are one token each (`Symbols`).
 """
 
+import copy
 import hashlib
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +34,7 @@ from harness.cell import Cell
 ROLLING = ("streaming", "lm_infinite")
 AFTER = ("interpolated", *ROLLING)
 ATTENTION = "harness_rolling"  # the name under which transformers knows `rolling_attention`
+KEEPS = ("DynamicLayer", "DynamicSlidingWindowLayer")  # layers of a cache of transformers that leave the past as it was given
 
 
 class Checkpoint(nn.Module):
@@ -52,6 +58,27 @@ class Checkpoint(nn.Module):
         still = torch.zeros_like(ids[:1])
         return self.model(input_ids=ids, position_ids=still, attention_mask=torch.ones_like(ids), use_cache=False).logits
 
+    def step(self, ids: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """ids[b] and a state -> logits[b v] and the next state: how many tokens went by, and keys and values of each layer.
+
+        The state that is given stays as it is. Unsupported where steps would not say what the whole says.
+        """
+        position, past = state or (0, None)
+        if self.ends is not None and position >= self.ends:
+            raise Unsupported(f"its positions end at {self.ends}")
+        given: dict[str, Any] = {"input_ids": ids[:, None], "use_cache": True}
+        if self.rolling is None:
+            cache = empty_cache(self.model) if past is None else copy.copy(past)
+            cache.layers = [copy.copy(layer) for layer in cache.layers]
+            logits = self.model(**given, past_key_values=cache).logits[:, -1]
+            if cache.get_seq_length() != position + 1:
+                raise Unsupported(f"has no step form: {self.model.config.model_type} puts nothing into the cache of transformers")
+            return logits, (position + 1, cache)
+        rolls = RollingCache(self.rolling, position, past or ())
+        alone = torch.ones_like(given["input_ids"])
+        told = {"position_ids": torch.zeros_like(alone[:1]), "attention_mask": alone, "past_key_values": rolls}
+        return self.model(**given, **told).logits[:, -1], (position + 1, tuple(rolls.kept))
+
 
 @dataclass(frozen=True)
 class Rolling:
@@ -70,12 +97,48 @@ class Rolling:
         """Where sinks stand once the window has left them."""
         return torch.arange(self.sinks) * (self.kind == "streaming")
 
+    def far(self, place: Tensor) -> Tensor:
+        """Where queries at place[n] stand to sinks that the window has left."""
+        return place.clamp(max=self.ceiling) if self.kind == "streaming" else torch.full_like(place, self.ceiling)
+
+
+class RollingCache:
+    """Keys, not turned, and values of each layer, `past`, as one query at `position` sees them: the sinks and the window.
+
+    It stands in for a cache of transformers. `update` gives keys turned to where they stand to a query at 0, its own included.
+    """
+
+    def __init__(self, how: Rolling, position: int, past: Sequence[tuple[Tensor, Tensor]]):
+        self.how, self.position, self.past = how, position, past
+        self.kept: list[tuple[Tensor, Tensor]] = []  # by layer, what the next query sees beside itself
+
+    def get_seq_length(self, *of: Any) -> int:
+        return self.position
+
+    def update(self, key: Tensor, value: Tensor, layer: int, *told: Any) -> tuple[Tensor, Tensor]:
+        """key[b g 1 d], value[b g 1 e] of a layer -> those of all that its query sees."""
+        how = self.how
+        if self.past:
+            key, value = (torch.cat([old, new], 2) for old, new in zip(self.past[layer], (key, value), strict=True))
+        n, sinks = key.shape[2], how.sinks
+        kept = key, value
+        if n == sinks + how.window:  # the next query no longer sees the first of the window
+            key_left, value_left = (torch.cat([x[:, :, :sinks], x[:, :, sinks + 1 :]], 2) for x in kept)
+            kept = key_left, value_left
+        self.kept.append(kept)
+        index = torch.arange(n, device=key.device)
+        behind = torch.where(index < sinks, self.position - index, n - 1 - index)
+        here = torch.tensor(self.position, device=key.device)
+        to_sinks = (how.far(here) - how.sink_places().to(key.device))[:n]
+        behind[:sinks] = torch.where(behind[:sinks] >= how.window, to_sinks, behind[:sinks])
+        return turn(key, -behind, how), value
+
 
 def load(folder: str | Path, after: str = "", length: int = 0, device: str = "cpu") -> Checkpoint:
     """The model and tokenizer in a folder, ready to be asked; `length` where the training length is not what the folder says.
 
-    Raises Unsupported where the model has no such positions, ValueError where `after` is not understood, OSError where the
-    folder holds no checkpoint.
+    Raises Unsupported where the model has no such positions or tells no training length, ValueError where `after` is not
+    understood, OSError where the folder holds no checkpoint.
     """
     from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -85,7 +148,10 @@ def load(folder: str | Path, after: str = "", length: int = 0, device: str = "cp
         raise ValueError(f"after={after!r} is not understood.\n  known: interpolated:N, streaming:SINKS, lm_infinite:SINKS")
     _check_folder(folder)
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    length = length or config.max_position_embeddings
+    if not (length := length or getattr(config, "max_position_embeddings", 0)):
+        raise Unsupported(
+            f"{config.model_type} tells no training length (max_position_embeddings), by which contexts are measured"
+        )
     if after:
         _check_rotary(config)
     if kind == "interpolated":
@@ -140,6 +206,23 @@ def _rolling(kind: str, sinks: int, length: int, model: Any) -> Rolling:
     return Rolling(kind, window, sinks, ceiling, model.model.rotary_emb.inv_freq.double())
 
 
+def empty_cache(model: Any) -> Any:
+    """The cache of transformers for a model, empty; Unsupported where steps with it would say other than the whole."""
+    from transformers import DynamicCache
+
+    named = model.config.model_type
+    if "past_key_values" not in inspect.signature(model.forward).parameters:
+        raise Unsupported(f"has no step form: {named} takes no past_key_values, the cache of transformers")
+    rotary = getattr(model.config, "rope_parameters", None) or {}
+    kinds = {of.get("rope_type") for of in (rotary, *rotary.values()) if isinstance(of, dict)}
+    if told := kinds & {"dynamic", "longrope"}:
+        raise Unsupported(f"has no step form: {told.pop()} rotary positions of {named} turn kept keys anew as the text grows")
+    cache = DynamicCache(config=model.config)
+    if others := {type(layer).__name__ for layer in cache.layers} - {*KEEPS}:
+        raise Unsupported(f"has no step form here: {named} keeps its past in {', '.join(sorted(others))}")
+    return cache
+
+
 def rolling_attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, scaling: float, **told: Any
 ) -> tuple[Tensor, None]:
@@ -147,10 +230,12 @@ def rolling_attention(
     how: Rolling = module.config.rolling
     n, groups = query.shape[2], query.shape[1] // key.shape[1]
     key, value = (x.repeat_interleave(groups, 1) for x in (key, value))
+    if n == 1:  # a step, or a text of one token: whatever is given is seen, and keys come as they stand to this query
+        return ((query @ key.mT * scaling).softmax(-1) @ value).transpose(1, 2), None
     place = torch.arange(n, device=query.device)
     near_query, near_key = turn(query, place, how), turn(key, place, how)
     # How a query that has left the sinks stands to them, and they to it.
-    far_query = turn(query, place.clamp(max=how.ceiling) if how.kind == "streaming" else torch.full_like(place, how.ceiling), how)
+    far_query = turn(query, how.far(place), how)
     first = min(how.sinks, n)
     far_sinks = turn(key[:, :, :first], how.sink_places()[:first].to(query.device), how)
     parts = []
@@ -224,6 +309,11 @@ class Symbols(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         tokens = self.get_buffer("tokens")
         return self.checkpoint(tokens[ids])[..., tokens]
+
+    def step(self, ids: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        tokens = self.get_buffer("tokens")
+        logits, state = self.checkpoint.step(tokens[ids], state)
+        return logits[:, tokens], state
 
 
 def single_words(tokenizer: Any) -> list[int]:

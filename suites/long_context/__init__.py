@@ -1,7 +1,7 @@
 """Does it hold past its training length? Language models trained alike at a short context, then asked at up to 16 times that.
 
 A task is one such question, a module with
-    measure(cell, contestant, progress) -> values       of one record
+    measure(cell, contestant, progress) -> values       of one record, or the Answer that there is where nothing was measured
     table(records) -> data frames by title               and, where one would rather look, pictures(records) -> figures by title
     cost(cell) -> seconds on one core, about
 and, where it asks others than language models, CONTRACTS.
@@ -19,7 +19,7 @@ from harness.connect.checkpoint import fits
 from harness.implementation import Implementation
 from harness.plan import Selection
 
-from . import checkpoint, depth, extrapolation, facts, growth, memory_tasks, streaming
+from . import checkpoint, checkpoint_streaming, depth, extrapolation, facts, growth, memory_tasks, streaming
 from .scales import text_of
 
 settings = {"scale": "default", "text": "", "task": "extrapolation", "model": ""}
@@ -29,13 +29,18 @@ limits = {"timeout": 14_400.0, "memory": 8.0}
 CONTRACT = "ids[b n]:int<v -> logits[b n v]"
 TASKS: dict[str, ModuleType] = {"extrapolation": extrapolation, "streaming": streaming, "depth": depth, "growth": growth}
 TASKS |= dict.fromkeys(facts.NAMES, memory_tasks)
-OF_MODELS: dict[str, ModuleType] = {"checkpoint": checkpoint}  # what is asked where model=FOLDER is given
+OF_MODELS: dict[str, ModuleType] = {"checkpoint": checkpoint, "checkpoint_streaming": checkpoint_streaming}
+WITH_A_FOLDER = {
+    "extrapolation": "checkpoint",
+    "streaming": "checkpoint_streaming",
+}  # what a task asks where model=FOLDER is given
 
 
 def plan(selection: Selection) -> Iterator[Cell]:
     """A cell for each language model, task and seed. Models that take the weights of another come last."""
     folder, asked = str(selection.settings["model"]), {name: selection.settings[name] for name in ("scale", "text")}
-    tasks = list(OF_MODELS) if folder else selection.chosen("task", TASKS)
+    tasks = selection.chosen("task", WITH_A_FOLDER if folder else TASKS)
+    tasks = [WITH_A_FOLDER[task] for task in tasks] if folder else tasks
     asked |= {"model": folder} if folder else {}
     cells = [
         Cell("long-context", item.name, name, variant, task, "float32", selection.device, seed, asked)
@@ -65,6 +70,8 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
     if checked.outcome != OK:
         return checked
     values = _module(cell.case).measure(cell, contestant, lambda share, doing: progress(0.02 + 0.98 * share, doing))
+    if isinstance(values, Answer):
+        return values
     return Answer(OK, {**values, "score": checked.values["score"]})
 
 

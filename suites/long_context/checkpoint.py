@@ -31,7 +31,7 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
     """Ask the checkpoint for the last t/8 tokens of windows that end at the same places, whatever the context."""
     corpus, folder = text_of(cell), cell.settings["model"]
     case = contestant.spec.case("plain", torch.float32, cell.device).resized({"model": folder})
-    model = contestant.prepare(case).checkpoint
+    model = contestant.model({}, case).checkpoint
     texts = [checkpoint.text(document, model.tokenizer) for document in corpus.held_out]
     documents, longest = [text.ids for text in texts], max(len(text.ids) for text in texts) - 1
     sizes = {name: model.length * times // parts for name, (times, parts) in PARTS.items()}
@@ -55,8 +55,7 @@ def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
     """A row a checkpoint and way of asking it: means over windows, with half widths of 95 % intervals."""
     rows = []
     for record in records:
-        model = f"{record.cell.settings['model']}{f':{record.cell.variant}' if record.cell.variant else ''}"
-        row: dict[str, Any] = {"model": model, "t is": record.values.get("length")}
+        row: dict[str, Any] = {"model": named(record), "t is": record.values.get("length")}
         notes = [record.in_brief] if record.outcome != OK else []
         for name in PARTS:
             bits = record.values.get("bits_per_byte", {}).get(name)
@@ -69,3 +68,8 @@ def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
     return {
         f"Bits per byte of checkpoints (the last t/8 tokens of contexts in multiples of t tokens; {origin})": pd.DataFrame(rows)
     }
+
+
+def named(record: Record) -> str:
+    """A checkpoint and the way of asking it, as tables name them."""
+    return f"{record.cell.settings['model']}{f':{record.cell.variant}' if record.cell.variant else ''}"

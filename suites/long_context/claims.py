@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from harness import interval
 from harness.cell import OK, Record
+from harness.claims import verdict
 
 from . import pictures
 from .facts import DETECT, MEMORIZE, REASON
@@ -135,26 +136,19 @@ def readings(records: Sequence[Record], length: int, claims: Sequence[Claim] = C
     for claim in claims:
         if differences := _paired(claim, measured, length):
             middle, width = interval.of_trials_and_seeds(differences)
+            bound = "below" if claim.by_less else "above"
             rows.append(
                 {
                     "claim": claim.sentence,
                     "arXiv": claim.source,
                     "compares": f"{claim.more.told(length)}, less {claim.less.told(length)}",
-                    "claimed": f"{'below' if claim.by_less else 'above'} {claim.margin:g}",
+                    "claimed": f"{bound} {claim.margin:g}",
                     "difference": round(middle, 3),
                     "difference ±": round(width, 3),
-                    "here": verdict(middle, width, claim.margin, claim.by_less),
+                    "here": verdict(middle - width, middle + width, **{bound: claim.margin}),
                 }
             )
     return rows
-
-
-def verdict(middle: float, width: float, margin: float, by_less: bool) -> str:
-    """On a claim that a difference is above a margin, or below it: of the middle of its interval and the half width."""
-    above, below = middle - width > margin, middle + width < margin
-    if not above and not below:
-        return "not resolved"
-    return "shows" if below == by_less else "refuted"
 
 
 def _paired(claim: Claim, measured: Mapping[tuple[str, str], Mapping[int, Any]], length: int) -> list[list[float]]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harness import Unsupported, clock, memory, terms
+from harness import Unsupported, asking, clock, memory, terms
 from harness.cell import Cell, Record
 from harness.growth import ATTENTION, CLAIMED, fit, verdict
 from harness.implementation import Implementation
@@ -148,8 +148,10 @@ def generation(
 ) -> tuple[dict[str, list[float]], dict[str, list[int]], str]:
     """By bytes that went before: seconds of one step, the mean of so many `steps` on, in each round; bytes carried, a row; why it
     ends. The state is copied for each round, and was made byte by byte, for half the budget at most."""
-    if not hasattr(model, "step"):
-        return {}, {}, "unsupported: has no step form"
+    try:
+        asking.check_stepwise(model)
+    except Unsupported as reason:
+        return {}, {}, f"unsupported: {reason}"
     own, states, state, ended = [*model.parameters(), *model.buffers()], {}, None, ""
     began = time.perf_counter()
     text = ids(BATCH, lengths[-1])

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness import Unsupported, clock, interval, memory
+from harness import Unsupported, asking, clock, interval, memory
 from harness.cell import OK, Cell, Record
+from harness.claims import verdict
 from harness.implementation import Implementation
 
 from . import bits_per_byte, claims, rows, training
@@ -37,7 +38,7 @@ def cost(cell: Cell) -> float:
 def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, str], None]) -> dict[str, Any]:
     """Train the model or take its trained weights, and let it read the streams."""
     scale, corpus = scale_of(cell), text_of(cell)
-    streams = rotations(corpus.held_out, scale["stream"], STREAMS).to(cell.device)
+    streams = rotations(b"".join(corpus.held_out), scale["stream"], STREAMS).to(cell.device)
     done = training.trained(cell, contestant, lambda share, doing: progress(0.6 * share, doing))
     with clock.on_threads(1):
         found = read(done.model, streams, scale["length"], lambda share, doing: progress(0.6 + 0.4 * share, doing))
@@ -46,38 +47,41 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
     return {"text": corpus.name, "length": scale["length"], "streams": STREAMS, "training": done.told, **found}
 
 
-def rotations(documents: Sequence[bytes], length: int, count: int) -> Tensor:
-    """ids[count length+1]: a ring of `count` pieces, taken evenly from all documents, read from each piece on.
+def rotations(text: Sequence[int], length: int, count: int, unit: str = "byte") -> Tensor:
+    """[count length+1]: a ring of `count` pieces, taken evenly from a text of bytes or tokens, read from each piece on.
 
-    The last byte is the first again, for a byte has the same successor in every stream. Unsupported where the text is too short.
+    The last is the first again, for a byte has the same successor in every stream. Unsupported where the text is too short.
     """
-    text, piece = b"".join(documents), length // count
+    piece = length // count
     if len(text) < length:
-        raise Unsupported(f"a stream takes {length:,} bytes of held-out text, and there are {len(text):,}")
-    ring = b"".join(text[start : start + piece] for start in (k * len(text) // count for k in range(count)))
-    return torch.tensor([list(ring[i * piece :] + ring[: i * piece] + ring[i * piece : i * piece + 1]) for i in range(count)])
+        raise Unsupported(
+            f"a stream takes {length:,} {unit}s of held-out text, and there are {len(text):,}: say text=PATH for more"
+        )
+    ring = [x for start in (k * len(text) // count for k in range(count)) for x in text[start : start + piece]]
+    return torch.tensor([ring[i * piece :] + ring[: i * piece + 1] for i in range(count)])
 
 
 @torch.inference_mode()
-def read(model: Any, streams: Tensor, length: int, report: Callable[[float, str], None] | None = None) -> dict[str, Any]:
+def read(
+    model: Any, streams: Tensor, length: int, report: Callable[[float, str], None] | None = None, unit: str = "byte"
+) -> dict[str, Any]:
     """What comes of `model.step(ids[b], state) -> (logits[b v], state)` over streams[b n+1], in blocks of 2 training lengths:
-        bits          by block and stream, bits per byte
+        bits          by block and stream, bits per byte, or whatever the unit of the streams is
         step_s        by block, seconds of a step over all streams, their mean
         state_bytes   by block, most bytes carried within it, a stream: those of the batch by the number of streams
         grows_by      bytes a byte of text over the last doubling, 0 where the most that is carried is no more than before it
         stopped       why the stream was left before its end; empty where it was not
     A state that still grows at 32 training lengths, or at a doubling of that, is not streaming: it is stopped there.
     """
-    if not hasattr(model, "step"):
-        raise Unsupported("has no step form: its module has no method step(ids[b], state) -> (logits[b v], state)")
+    asking.check_stepwise(model)
     block, n = BLOCK_TIMES * length, streams.shape[1] - 1
     own = [*model.parameters(), *model.buffers()]
     found: dict[str, Any] = {"bits": [], "step_s": [], "state_bytes": [], "grows_by": 0.0, "stopped": ""}
     state: Any = None
     for start in range(0, n, block):
         if report:
-            report(start / n, f"streaming, byte {start:,}")
-        said, took, carried = [], 0.0, 0
+            report(start / n, f"streaming, {unit} {start:,}")
+        nats, took, carried = torch.zeros(len(streams), device=streams.device), 0.0, 0
         for at in range(start, start + block):
             began = time.perf_counter()
             try:
@@ -85,12 +89,10 @@ def read(model: Any, streams: Tensor, length: int, report: Callable[[float, str]
             except Unsupported as reason:
                 return {**found, "stopped": str(reason)}
             took += time.perf_counter() - began
-            said.append(logits)
+            nats += F.cross_entropy(logits, streams[:, at + 1], reduction="none")
             if start < SETTLED_TIMES * length or at % WATCH == 0 or at == start + block - 1:
                 carried = max(carried, memory.kept_alive(state, besides=own))
-        targets = streams[:, start + 1 : start + block + 1]
-        bits = F.cross_entropy(torch.stack(said, 2), targets, reduction="none").mean(1) * bits_per_byte.BITS
-        found["bits"].append([round(x, 4) for x in bits.tolist()])
+        found["bits"].append([round(x, 4) for x in (nats / block * bits_per_byte.BITS).tolist()])
         found["step_s"].append(took / block)
         found["state_bytes"].append(carried // len(streams))
         end = start + block
@@ -98,7 +100,7 @@ def read(model: Any, streams: Tensor, length: int, report: Callable[[float, str]
             found["grows_by"] = growth(found["state_bytes"], block)
             if found["grows_by"]:
                 by, now = found["grows_by"], found["state_bytes"][-1]
-                return {**found, "stopped": f"its state grows by {by:,.0f} bytes a byte of text, {now:,} bytes at {end:,}"}
+                return {**found, "stopped": f"its state grows by {by:,.0f} bytes a {unit} of text, {now:,} bytes at {end:,}"}
     return found
 
 
@@ -122,7 +124,7 @@ def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
         for model, of_model, failed in rows.by_model(on.records):
             good = [r.values for r in of_model]
             note = rows.note([f"unsupported: {values['stopped']}" for values in good if values["stopped"]] + failed)
-            for title, row in zip(titles, (_quality(good, length, n), _costs(good, length, n)), strict=True):
+            for title, row in zip(titles, (quality(good, length, n), costs(good, length, n)), strict=True):
                 frames.setdefault(title, []).append({**model, **row, "note": note})
         if claimed := readings(on.records, length, n):
             frames[f"Claims of the papers on streams (read from these records; {on.where})"] = claimed
@@ -155,10 +157,11 @@ def _first(values: Mapping[str, Any]) -> list[float]:
     return [bits for row in values["bits"][1 : SETTLED_TIMES // BLOCK_TIMES] for bits in row]
 
 
-def _quality(good: Sequence[Mapping[str, Any]], length: int, n: int) -> dict[str, Any]:
-    row = rows.entry(f"to {SETTLED_TIMES * length}", [_first(values) for values in good])
+def quality(good: Sequence[Mapping[str, Any]], length: int, n: int, place: Callable[[int], str] = str) -> dict[str, Any]:
+    """Bits per byte up to where a growing state is stopped, then of each stretch; `place` says how columns name places."""
+    row = rows.entry(f"to {place(SETTLED_TIMES * length)}", [_first(values) for values in good])
     for stretch in range(STREAMS):
-        row |= rows.entry(str((stretch + 1) * n // STREAMS), [samples(values, stretch, length, n) for values in good])
+        row |= rows.entry(place((stretch + 1) * n // STREAMS), [samples(values, stretch, length, n) for values in good])
     return row | rows.entry("change", [change(values, length, n) for values in good])
 
 
@@ -168,14 +171,18 @@ def change(values: Mapping[str, Any], length: int, n: int) -> list[float] | None
     return [b - a for a, b in zip(first, last, strict=True)] if first and last else None
 
 
-def _costs(good: Sequence[Mapping[str, Any]], length: int, n: int) -> dict[str, Any]:
+def costs(good: Sequence[Mapping[str, Any]], length: int, n: int, place: Callable[[int], str] = str) -> dict[str, Any]:
+    """Bytes carried at three places, and time in two stretches; `place` says how columns name places."""
     row: dict[str, Any] = {}
     for end in (BLOCK_TIMES * length, SETTLED_TIMES * length, n):
         carried = [_carried(values, length).get(str(end)) for values in good]
-        row[f"bytes at {end}"] = max((bytes_ for of in carried if of for bytes_ in of), default=None)
+        row[f"bytes at {place(end)}"] = max((bytes_ for of in carried if of for bytes_ in of), default=None)
     row["bytes a byte"] = max((round(values["grows_by"]) for values in good), default=None)
     last = n - n // STREAMS
-    for name, start, end in ((f"to {SETTLED_TIMES * length}", 0, SETTLED_TIMES * length), (f"from {last}", last, n)):
+    for name, start, end in (
+        (f"to {place(SETTLED_TIMES * length)}", 0, SETTLED_TIMES * length),
+        (f"from {place(last)}", last, n),
+    ):
         block = BLOCK_TIMES * length
         took = [
             s * 1e6
@@ -262,7 +269,7 @@ def _rise(
     if not differences:
         return []
     middle, width = interval.of_trials_and_seeds(differences)
-    here = claims.verdict(middle, width, margin, below)
+    here = verdict(middle - width, middle + width, **{"below" if below else "above": margin})
     return [{"claim": sentence, "arXiv": source, "claimed": claimed, "found": f"{middle:+.3f} ± {width:.3f} bits", "here": here}]
 
 

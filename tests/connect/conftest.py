@@ -30,11 +30,30 @@ def evaluate():
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory):
-    """checkpoint(kind) -> a folder with a tiny GPT-2 or Llama of random weights and a tokenizer whose tokens are bytes."""
+    """checkpoint(kind) -> a folder with a tiny model of random weights and a tokenizer whose tokens are bytes.
+
+    Kinds: llama, llama-dynamic (its rotary frequencies follow the length), mistral (a window of its own), gpt2, gpt_neox, bloom,
+    opt, mamba.
+    """
     pytest.importorskip("transformers", reason="transformers is not installed: pip install -e '.[lm-eval]'")
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+    width = {"hidden_size": 16, "num_hidden_layers": 2, "initializer_range": 0.2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    llama = {**width, **heads, "intermediate_size": 24, "max_position_embeddings": 64}
+    dynamic = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    kinds = {
+        "llama": llama,
+        "llama-dynamic": {**llama, "rope_parameters": dynamic},
+        "mistral": {**llama, "sliding_window": 8},
+        "gpt2": {"n_positions": 512, "n_embd": 16, "n_layer": 2, "n_head": 2},
+        "gpt_neox": {**width, "num_attention_heads": 2, "intermediate_size": 24, "max_position_embeddings": 64},
+        "bloom": {"hidden_size": 16, "n_layer": 2, "n_head": 2, "initializer_range": 0.2},
+        "opt": {**width, "num_attention_heads": 2, "ffn_dim": 24, "max_position_embeddings": 64, "word_embed_proj_dim": 16},
+        "mamba": {**width, "state_size": 4},
+    }
 
     def saved(kind: str) -> Path:
         folder = tmp_path_factory.mktemp(kind)
@@ -44,14 +63,8 @@ def checkpoint(tmp_path_factory):
         tokenizer.decoder = decoders.ByteLevel()
         PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>").save_pretrained(folder)
         torch.manual_seed(0)
-        if kind == "gpt2":
-            sizes = {"n_positions": 512, "n_embd": 16, "n_layer": 2, "n_head": 2}
-            model = GPT2LMHeadModel(GPT2Config(vocab_size=257, **sizes))
-        else:
-            sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "max_position_embeddings": 64}
-            heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
-            model = LlamaForCausalLM(LlamaConfig(vocab_size=257, initializer_range=0.2, **sizes, **heads))
-        model.save_pretrained(folder)
+        config = AutoConfig.for_model(kind.partition("-")[0], vocab_size=257, **kinds[kind])
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
         return folder
 
     return cache(saved)

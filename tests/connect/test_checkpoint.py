@@ -1,5 +1,6 @@
 """Checkpoints of transformers: as they are bit by bit, and with other positions as a direct computation in float64 says."""
 
+import copy
 import json
 import math
 import shutil
@@ -9,7 +10,7 @@ import torch
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed: pip install -e '.[lm-eval]'")
 
-from harness import Unsupported  # noqa: E402
+from harness import Unsupported, memory  # noqa: E402
 from harness.connect import checkpoint as checkpoints  # noqa: E402
 
 N, T, SINKS = 41, 12, 3
@@ -91,6 +92,61 @@ def test_as_it_is_it_is_transformers_bit_by_bit(checkpoint, ids, kind):
         assert torch.equal(model.model.state_dict()[name], weight)
 
 
+def stepped(model, ids, state=None):
+    """logits[b n v], and the bytes carried for a row after each token."""
+    said, carried, own = [], [], [*model.parameters(), *model.buffers()]
+    for column in ids.unbind(1):
+        logits, state = model.step(column, state)
+        said.append(logits)
+        carried.append(memory.kept_alive(state, besides=own) / len(ids))
+    return torch.stack(said, 1), carried
+
+
+STEPS = [*(("llama", after) for after in WAYS), ("llama", "lm_infinite:1"), ("llama", "streaming:11")]
+
+
+@pytest.mark.parametrize(("kind", "after"), STEPS + [(kind, "") for kind in ("mistral", "gpt2", "gpt_neox", "bloom", "opt")])
+@torch.no_grad()
+def test_step_by_step_it_says_what_it_says_of_the_whole(checkpoint, ids, kind, after):
+    model = checkpoints.load(checkpoint(kind), after, length=T)
+    whole = model(ids)
+    said, carried = stepped(model, ids)
+    assert (said - whole).abs().max() < 2e-5 * whole.abs().max()
+    if kind == "llama":  # floats: keys and values, in two layers, of two heads with four features each
+        most = T - 1 + (model.rolling.sinks if model.rolling.kind == "lm_infinite" else 0) if model.rolling else N
+        assert carried == [4 * 2 * 2 * 2 * 4 * min(at + 1, most) for at in range(N)]
+    if kind == "mistral":
+        assert carried[6] < carried[7] == carried[-1]  # a window of its own, of 8 tokens
+
+
+@pytest.mark.parametrize(("kind", "after"), [("llama", ""), ("llama", "streaming:3"), ("mistral", "")])
+@torch.no_grad()
+def test_a_state_can_be_copied_and_is_left_as_it_was(checkpoint, ids, kind, after):
+    model, state = checkpoints.load(checkpoint(kind), after, length=T), None
+    for column in ids[:, :20].unbind(1):
+        _, state = model.step(column, state)
+    copied = copy.deepcopy(state)
+    one, other = (stepped(model, further, state)[0] for further in (ids[:, 20:], ids[:, 20:].flip(1)))
+    assert torch.equal(stepped(model, ids[:, 20:], copied)[0], one)
+    assert torch.equal(stepped(model, ids[:, 20:], state)[0], one)
+    assert not torch.equal(one, other)
+
+
+def test_where_steps_would_say_otherwise_they_say_why(checkpoint):
+    ids = torch.zeros(1, dtype=torch.long)
+    with pytest.raises(Unsupported, match="has no step form: mamba takes no past_key_values, the cache of transformers"):
+        checkpoints.load(checkpoint("mamba"), length=T).step(ids)
+    with pytest.raises(Unsupported, match="mamba tells no training length"):
+        checkpoints.load(checkpoint("mamba"))
+    with pytest.raises(Unsupported, match="has no step form: dynamic rotary positions of llama turn kept keys anew"):
+        checkpoints.load(checkpoint("llama-dynamic")).step(ids)
+    model = checkpoints.load(checkpoint("opt"))
+    with torch.no_grad():
+        assert stepped(model, ids.expand(1, 64))[0].shape[1] == 64
+    with pytest.raises(Unsupported, match="its positions end at 64"):
+        stepped(model, ids.expand(1, 65))
+
+
 @pytest.mark.parametrize("after", ["lm_infinite:3", "streaming:3"])
 def test_up_to_the_training_length_nothing_changes(folder, ids, after):
     model, plain = checkpoints.load(folder, after), checkpoints.load(folder)
@@ -149,5 +205,7 @@ def test_symbols_are_distinct_words_and_nothing_else_is_said(folder):
     ids = torch.randint(20, (2, 9), generator=torch.Generator().manual_seed(0))
     whole = model(torch.tensor([[tokens[i] for i in row] for row in ids.tolist()]))
     assert torch.equal(symbols(ids), whole[:, :, tokens])
+    with torch.no_grad():
+        assert (stepped(symbols, ids)[0] - whole[:, :, tokens]).abs().max() < 1e-5
     with pytest.raises(Unsupported, match="has 52 words of one token, not 53"):
         checkpoints.Symbols(model, 53)

@@ -7,7 +7,8 @@ import torch
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed: pip install -e '.[lm-eval]'")
 
-from harness import plan, text  # noqa: E402
+from harness import catalogue, plan, text  # noqa: E402
+from harness.cell import Record  # noqa: E402
 from harness.connect import checkpoint as checkpoints  # noqa: E402
 from harness.implementation import Implementation  # noqa: E402
 from harness.worker import answer_to  # noqa: E402
@@ -57,6 +58,37 @@ def test_positions_of_a_table_end_and_are_said_to(checkpoint):
     assert found["as_it_is"].values["bits_per_byte"]["2t"] == "its positions end at 512"
     assert found["four_sinks"].outcome == "unsupported"
     assert found["four_sinks"].note == "gpt2 has no plain rotary positions that could be told otherwise: none"
+
+
+def test_it_reads_a_stream_step_by_step(checkpoint):
+    words = {"suite": "long-context", "scale": "smoke", "impl": "transformers", "task": "streaming"}
+    found = {cell.variant: (cell, answer) for cell, answer in answers(**words, model=str(checkpoint("llama")))}
+    assert {cell.case for cell, _ in found.values()} == {"checkpoint_streaming"}
+    assert {answer.outcome for _, answer in found.values()} == {"ok"}
+    plain, rolling = (found[variant][1].values for variant in ("as_it_is", "four_sinks"))
+    token = 2 * 2 * 2 * 4 * 4  # bytes: keys and values, in two layers, of two heads with four features each
+    assert plain["stopped"] == f"its state grows by {token} bytes a token of text, {2048 * token:,} bytes at 2,048"
+    assert (rolling["stopped"], rolling["grows_by"]) == ("", 0)
+    assert rolling["state_bytes"] == [63 * token] * 32  # t tokens, of which the newest brings its own
+    # Its tokens are bytes of this text, so bits a token are bits a byte; up to t both are the same model.
+    assert rolling["bytes_a_token"] == plain["bytes_a_token"] == 1
+    model = checkpoints.load(checkpoint("llama"), "streaming:4")
+    held_out = b"".join(text.load(None, 512).held_out)
+    ids = torch.tensor([checkpoints.text(held_out, model.tokenizer).ids[:129]])
+    p = model(ids[:, :-1])[0].detach().double().log_softmax(-1)
+    right = -p[torch.arange(128), ids[0, 1:]].mean() / math.log(2)
+    assert rolling["bits"][0][0] == pytest.approx(float(right), abs=1e-3)
+    told = {"digests": {}, "machine": "", "versions": {}, "time_s": 1.0, "at": "", "run": ""}
+    records = [Record(cell, answer.outcome, answer.values, answer.note, **told) for cell, answer in found.values()]
+    quality, costs = catalogue.load(catalogue.find("suite", "long-context").path).table(records).values()
+    assert costs["bytes a byte"].tolist() == [token, token, 0, 0]
+    for column in (costs["bytes at 64t"], costs["from 48t, µs"], quality["64t"], quality["change"]):
+        assert column.notna().tolist() == [False, False, True, True]
+
+
+def test_a_task_that_asks_no_checkpoint_is_said_to(checkpoint):
+    with pytest.raises(plan.WrongRequest, match=r"no task named 'depth'.*\n  known: extrapolation, streaming"):
+        list(answers(suite="long-context", impl="transformers", task="depth", model=str(checkpoint("llama"))))
 
 
 def test_with_a_folder_checkpoints_alone_are_asked_and_without_one_all_others(checkpoint):

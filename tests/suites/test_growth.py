@@ -10,6 +10,7 @@ from torch import nn
 from harness import Unsupported, catalogue
 from harness.cell import OK, Cell, Record
 from harness.growth import CLAIMED, GROWTHS, fit, verdict
+from harness.nn.decoder import Decoder
 
 suite = catalogue.load(catalogue.find("suite", "long-context").path)
 growth = suite.growth
@@ -51,7 +52,14 @@ def test_generation_ends_where_the_model_or_the_budget_does():
     assert (list(seconds), list(bytes_), ended) == (["4", "8", "16"], ["4", "8", "16"], "unsupported: positions end at 20")
     *_, ended = growth.generation(Planted(), ids, [4, 8, 16, 32, 64], 0.08, 1, 2, "cpu")
     assert ended.endswith("would take over 0.08 s")
-    assert growth.generation(nn.Linear(1, 1), ids, [4], 1.0, 1, 2, "cpu") == ({}, {}, "unsupported: has no step form")
+
+
+def test_who_has_no_step_form_is_unsupported_and_says_which_part_lacks_it():
+    without = Decoder(256, 8, 1, 8, lambda layer: nn.Identity())
+    for model, part in ((nn.Linear(1, 1), "module"), (without, "mixer")):
+        seconds, bytes_, ended = growth.generation(model, ids, [4], 1.0, 1, 2, "cpu")
+        assert (seconds, bytes_) == ({}, {})
+        assert ended.startswith(f"unsupported: has no step form: its {part} has no method step(")
 
 
 def test_over_lengths_peaks_are_those_known_and_the_budget_ends_it():

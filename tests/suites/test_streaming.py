@@ -9,13 +9,12 @@ from torch import nn
 
 from harness import Unsupported, catalogue
 from harness.cell import OK, Cell, Record
+from harness.nn.decoder import Decoder
 
 suite = catalogue.load(catalogue.find("suite", "long-context").path)
 streaming = suite.streaming
 LENGTH, N = 4, 512  # training length and bytes of a stream here
-DOCUMENTS = [
-    bytes(torch.randint(32, 120, (size,), generator=torch.Generator().manual_seed(size)).tolist()) for size in (300, 900)
-]
+TEXT = bytes(torch.randint(32, 120, (1200,), generator=torch.Generator().manual_seed(0)).tolist())
 
 
 class Knows(nn.Module):
@@ -59,7 +58,7 @@ def of_the_model(model: Knows, ids: torch.Tensor, state: Any) -> Any:
 
 
 def streams() -> torch.Tensor:
-    return streaming.rotations(DOCUMENTS, N, streaming.STREAMS)
+    return streaming.rotations(TEXT, N, streaming.STREAMS)
 
 
 def test_streams_are_rotations_of_one_ring():
@@ -72,8 +71,8 @@ def test_streams_are_rotations_of_one_ring():
 
 
 def test_a_text_that_is_too_short_is_unsupported():
-    with pytest.raises(Unsupported, match=r"takes 5,000 bytes of held-out text, and there are 1,200"):
-        streaming.rotations(DOCUMENTS, 5000, 4)
+    with pytest.raises(Unsupported, match=r"takes 5,000 bytes of held-out text, and there are 1,200: say text=PATH"):
+        streaming.rotations(TEXT, 5000, 4)
 
 
 @pytest.mark.parametrize(("carry", "bytes_"), [(constant, 40), (until_full, 80), (sawtooth, 20), (of_the_model, 0)])
@@ -117,8 +116,9 @@ def test_a_model_that_ends_says_where():
 
 
 def test_a_model_without_a_step_form_is_unsupported():
-    with pytest.raises(Unsupported, match="has no step form"):
-        streaming.read(nn.Linear(2, 2), streams(), LENGTH)
+    for model, part in ((nn.Linear(2, 2), "module"), (Decoder(256, 8, 1, 8, lambda layer: nn.Identity()), "mixer")):
+        with pytest.raises(Unsupported, match=f"has no step form: its {part} has no method step"):
+            streaming.read(model, streams(), LENGTH)
 
 
 def test_each_stretch_is_scored_on_the_same_bytes():
@@ -149,7 +149,7 @@ class Counts(nn.Module):
 
 
 def test_the_next_byte_is_scored_and_the_first_block_of_a_stretch_is_not():
-    values = streaming.read(Counts(), streaming.rotations([bytes(range(256)) * 8], N, streaming.STREAMS), LENGTH)
+    values = streaming.read(Counts(), streaming.rotations(bytes(range(256)) * 8, N, streaming.STREAMS), LENGTH)
     assert values["bits"][0] == pytest.approx([8.0] * 4)
     assert values["bits"][1] == pytest.approx([0.0] * 4)
     assert streaming.samples(values, 0, LENGTH, N) == pytest.approx(streaming.samples(values, 1, LENGTH, N))
