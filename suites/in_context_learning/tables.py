@@ -10,8 +10,9 @@ from typing import Any
 
 from harness import interval
 from harness.cell import OK, Record
+from harness.readings import readings
 
-from . import comparison
+from . import claims, comparison
 from .baselines import BLIND, EXACT
 from .remapping import FLIPS
 from .scales import PROBES
@@ -42,6 +43,7 @@ def of(records: Sequence[Record]) -> dict[str, Rows]:
             f"Languages of unseen automata (share of likeliest symbols that are permitted{where})": _details(good, "automata"),
             f"Flipped labels (share that agrees with whom, by labels flipped{where})": _flips(good),
             f"Symbol tuning (share right before and after{where})": _tuning(good),
+            f"Claims of the papers (read from these records, as differences of shares{where})": readings(good, claims.CLAIMS),
             f"Training (the same rows, steps and parameters; of each model the best learning rate{where})": _training(good),
         }
     return {title: rows for title, rows in tables.items() if rows}

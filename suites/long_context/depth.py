@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 
-from harness import Unsupported, interval, terms
+from harness import Unsupported, interval, readings, terms
 from harness.cell import Cell, Record
 from harness.implementation import Implementation
 
-from . import pictures as drawing
 from . import recall, rows, training
 from .extrapolation import OPENING
 from .scales import SCALES, TIMES, scale_of, text_of
@@ -104,7 +103,7 @@ def pictures(records: Sequence[Record]) -> dict[str, Any]:
     for scale, good in rows.by_scale(rows.good(records)):
         by_model: dict[str, list[Mapping[str, Any]]] = {}
         for record in good:
-            by_model.setdefault(drawing.short(record.cell.subject), []).append(record.values["recall"])
+            by_model.setdefault(readings.short(record.cell.subject), []).append(record.values["recall"])
         found["depth" + ("" if scale == "default" else f" {scale}")] = _maps(by_model, SCALES[scale]["length"])
     return found
 

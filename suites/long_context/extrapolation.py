@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from harness import Unsupported, judge, terms
+from harness import Unsupported, judge, readings, terms
 from harness.cell import Cell, Record
 from harness.implementation import Implementation
 
@@ -112,7 +112,7 @@ def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
             for title, row in _rows(good, length, on.where, held).items():
                 note = rows.note([*failed, row.pop("note", "")])
                 frames.setdefault(title, []).append({**model, **row, "note": note})
-        if claimed := claims.readings(on.records, length):
+        if claimed := readings.readings(on.records, claims.on_text(length)):
             frames[f"Claims of the papers (read from these records, in bits per byte; {on.where})"] = claimed
     return {title: _without_empty(pd.DataFrame(found)) for title, found in frames.items()}
 
@@ -126,9 +126,10 @@ def pictures(records: Sequence[Record]) -> dict[str, Any]:
         found[f"bits per byte{where}"] = drawing.figure(
             mates, "bits_per_byte", f"bits per byte of the last {length // 2}", length
         )
-        found[f"bits per byte by position{where}"] = drawing.figure(
-            [r for r in mates if "by_position" in r.values], "by_position", "bits per byte", length, paired=False
-        )
+        if placed := [r for r in mates if "by_position" in r.values]:
+            found[f"bits per byte by position{where}"] = drawing.figure(
+                placed, "by_position", "bits per byte", length, paired=False
+            )
         found[f"recall{where}"] = drawing.figure(mates, "recall", "share recalled", length, recall.CHANCE)
     return found
 

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from harness import Unsupported, interval, terms
+from harness import Unsupported, interval, readings, terms
 from harness.cell import Cell, Record
 from harness.implementation import Implementation
 
 from . import claims, curriculum, facts, rows
-from . import pictures as drawing
 from .scales import SCALES, TIMES, scale_of, text_of
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
                     trainings.setdefault(training, []).append({"task": task, **model, **told})
             frames[title] += _baselines(rows.good(mates))
         asked = claims.on_memory(len(SCALES[on.scale]["memory"]["curriculum"]), max(SEGMENTS))
-        if claimed := claims.readings(on.records, SCALES[on.scale]["memory"]["segment"], asked):
+        if claimed := readings.readings(on.records, asked):
             papers[f"Claims of the papers on memory tasks (read from these records, in share right; {on.where})"] = claimed
     return {title: pd.DataFrame(found) for title, found in (frames | papers | trainings).items()}
 
@@ -162,7 +161,7 @@ def _figure(good: Sequence[Record], trained_on: int) -> "Figure":
                 linewidth=thick,
                 marker="o",
                 markersize=2 + thick,
-                label=drawing.short(model),
+                label=readings.short(model),
                 **style,
             )
         axis.axvline(trained_on, color="gray", linewidth=0.8)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import interval
 from harness.cell import OK, Record
+from harness.readings import short
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -71,18 +72,6 @@ def figure(
     axes[0][0].set_ylabel(label)
     pyplot.close(drawn)
     return drawn
-
-
-def short(subject: str) -> str:
-    """A model as pictures and sentences name it: `transformer_streaming/torch_blocks:no_sinks` is `streaming:no_sinks`.
-
-    One of a person's own, which no paper names, is named by its file, as is whoever does it otherwise than plainly in torch.
-    """
-    spec, _, implementation = subject.partition("/")
-    name, colon, variant = implementation.partition(":")
-    paper = spec.removeprefix("transformer_")
-    plain = name.startswith("torch_")
-    return (name if spec == "language_model" else paper if plain else f"{paper}/{name}") + colon + variant
 
 
 Curve = dict[int, dict[int, list[float]]]  # by context, by seed: the samples

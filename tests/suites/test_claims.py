@@ -1,13 +1,14 @@
-"""Claims and pictures of the long-context suite, from records that are made up."""
+"""Claims of both suites that train, and pictures of the long-context suite, from records that are made up."""
 
 from dataclasses import replace
 
 import pytest
 
-from harness import catalogue
+from harness import catalogue, readings
 from harness.cell import OK, Cell, Record
 
 suite = catalogue.load(catalogue.find("suite", "long-context").path)
+in_context = catalogue.load(catalogue.find("suite", "in-context-learning").path)
 ROPE, LM_INFINITE = "transformer_rope/torch_sdpa", "transformer_lm_infinite/torch_blocks"
 
 
@@ -20,7 +21,7 @@ def record(subject: str, bits: dict[int, list[float]], seed: int = 0, outcome: s
 
 
 def verdicts(*records: Record) -> dict[str, str]:
-    return {row["claim"]: row["here"] for row in suite.claims.readings(records, 32)}
+    return {row["claim"]: row["here"] for row in readings.readings(records, suite.claims.on_text(32))}
 
 
 def rising(by: float, noise: float = 0.001) -> dict[int, list[float]]:
@@ -56,7 +57,7 @@ def remembering(task: str, accuracy: dict[int, list[float]], seed: int = 0) -> R
 
 def on_memory(*records: Record) -> dict[str, str]:
     asked = suite.claims.on_memory(4, 16)
-    return {row["claim"]: row["here"] for row in suite.claims.readings(records, 16, asked)}
+    return {row["claim"]: row["here"] for row in readings.readings(records, asked)}
 
 
 @pytest.mark.parametrize(("right", "said"), [(400, "shows"), (300, "refuted"), (380, "not resolved")])
@@ -76,9 +77,53 @@ def test_two_memory_tasks_of_one_model_are_told_apart():
     assert on_memory(easy, hard) == {"RMT finds reasoning harder than detecting": "shows"}
 
 
+def learned(probe: str, subject: str = ROPE, seed: int = 0, **found: dict[str, list[float]]) -> Record:
+    spec, _, name = subject.partition("/")
+    values = {"score": {stage: next(iter(columns.values())) for stage, columns in found.items()}, "found": found}
+    cell = Cell("in-context-learning", spec, name, case=probe, seed=seed, settings={"scale": "smoke"})
+    return Record(cell, OK, values, "", {}, "machine", {}, 1.0, "2026-01-01", "run")
+
+
+def in_contexts(*records: Record) -> dict[str, str]:
+    return {row["claim"]: row["here"] for row in readings.readings(records, in_context.claims.CLAIMS)}
+
+
+def test_models_are_compared_trial_by_trial_in_a_probe():
+    some = [1.0, 0.0] * 32
+    rope, hyena = (
+        learned("mqar", trained={"8 pairs": [1.0] * 64}),
+        learned("mqar", "hyena_lm/torch_fft", trained={"8 pairs": some}),
+    )
+    assert in_contexts(rope, hyena) == {
+        "attention recalls more than a long convolution": "shows",
+        "a long convolution recalls as attention does": "refuted",
+    }
+
+
+def test_a_model_is_compared_with_the_exact_solver_of_its_trials():
+    near = {"trained": {"after 8": [0.97, 0.99] * 32}, "exact solver": {"after 8": [1.0] * 64}}
+    assert in_contexts(learned("regression", **near)) == {"a transformer comes near least squares": "shows"}
+
+
+def test_symbol_tuning_is_read_from_before_and_after_in_one_record():
+    before = {
+        "symbols, of two": [1.0, 0.0] * 32,
+        "prior, 0 %": [1.0] * 64,
+        "context, 100 %": [1.0] * 64,
+        "prior, 100 %": [0.0] * 64,
+    }
+    after = {"symbols, of two": [1.0] * 64, "prior, 0 %": [1.0] * 64, "context, 100 %": [0.0] * 64, "prior, 100 %": [1.0] * 64}
+    assert in_contexts(learned("remapping", trained=before, **{"symbol-tuned": after})) == {
+        "who met flipped labels in training follows them": "shows",
+        "symbol tuning teaches symbols that it did not show": "shows",
+        "symbol tuning keeps ordinary labels": "shows",
+        "symbol tuning keeps following flipped labels": "refuted",
+    }
+
+
 def test_every_claim_names_models_that_there_are():
     known = catalogue.implementations()
-    for claim in (*suite.claims.CLAIMS, *suite.claims.on_memory(4, 16)):
+    for claim in (*suite.claims.on_text(32), *suite.claims.on_memory(4, 16), *in_context.claims.CLAIMS):
         for row in (claim.more, claim.less):
             name, _, variant = row.of.partition(":")
             assert name in known, f"{claim.sentence}: there is no {name}"
@@ -151,4 +196,4 @@ def test_two_models_never_share_a_name():
         "language_model/mine": "mine",
         "language_model/transformers:lm_infinite": "transformers:lm_infinite",
     }
-    assert {subject: suite.extrapolation.drawing.short(subject) for subject in names} == names
+    assert {subject: readings.short(subject) for subject in names} == names
