@@ -1,6 +1,7 @@
 """What does it learn in context? Language models trained alike from scratch on tasks whose answers stand in the context alone."""
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -11,6 +12,7 @@ from harness.implementation import Implementation
 from harness.plan import Selection
 
 from . import baselines, tables, training
+from . import pictures as drawing
 from .batch import Ask
 from .scales import PROBES, SCALES, Probe, probe_of
 
@@ -79,3 +81,12 @@ def _measured(probe: Probe, ask: Ask) -> dict[str, list[float]]:
 def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
     """Scores of all probes, differences to the best model, each probe in detail, remapping by flips, and the training."""
     return {title: pd.DataFrame(rows) for title, rows in tables.of(records).items() if rows}
+
+
+def pictures(records: Sequence[Record]) -> dict[str, Any]:
+    """Recall, induction and regression by how hard they are; and who follows labels that are flipped."""
+    found: dict[str, Any] = {}
+    for scale in sorted({r.cell.settings["scale"] for r in records}):
+        good = [r for r in records if r.outcome == OK and r.cell.settings["scale"] == scale]
+        found |= {title if scale == "default" else f"{title} {scale}": figure for title, figure in drawing.of(good).items()}
+    return found

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from harness import catalogue, readings
+from harness import catalogue, pictures, readings
 from harness.cell import OK, Cell, Record
 
 suite = catalogue.load(catalogue.find("suite", "long-context").path)
@@ -179,7 +179,7 @@ def test_the_farthest_context_is_compared_in_the_windows_that_reach_it():
 def test_the_band_of_a_picture_is_that_of_the_change_and_knows_of_seeds():
     first, later = [1.0, 5.0, 3.0, 7.0], [1.1, 5.1, 3.2, 7.1]
     curve = {32: {0: first}, 512: {0: later}}
-    widths, pictures = suite.extrapolation.drawing._widths, suite.extrapolation.drawing
+    widths = pictures._widths
     assert widths(curve, paired=True)[1] < 0.1 < widths(curve, paired=False)[1]
     of_seeds = {32: {0: first, 1: first}, 512: {0: later, 1: [x + 1 for x in later]}}
     assert pictures._line(of_seeds)[1] == pytest.approx([4.0, 4.625])

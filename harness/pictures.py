@@ -1,0 +1,111 @@
+"""Curves of language models: those that answer the same question share a panel, and RoPE is in each, dashed.
+
+Bands are 95 % intervals: of the change since the first point where samples are paired, or of the mean.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from harness import interval
+from harness.cell import OK, Record
+from harness.readings import short
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+only_tells = True  # no record hangs on it
+
+PANELS = {
+    "positions": "nope learned sinusoidal learnable_sinusoidal alibi xpos t5",
+    "after training": "interpolated lm_infinite streaming window",
+    "weights in memory": "quantized",
+    "other mixers": "retnet linear_transformer rwkv4 lstm_lm hyena_lm aft_lm",
+    "segments and patches": "rmt rmt_encoder megabyte infinity_former hat",
+}
+ANCHOR = "rope"
+
+Curve = dict[int, dict[int, list[float]]]  # by place, by seed: the samples
+
+
+def curves(records: Sequence[Record], points: Callable[[Record], Mapping[int, Any]]) -> dict[str, Curve]:
+    """By short name of a model, the samples of its records that are ok; `points` gives them by place, or a sentence there."""
+    found: dict[str, Curve] = {}
+    for record in records:
+        if record.outcome == OK:
+            curve = found.setdefault(short(record.cell.subject), {})
+            for place, samples in points(record).items():
+                if not isinstance(samples, str):
+                    curve.setdefault(place, {})[record.cell.seed] = samples
+    return {name: curve for name, curve in found.items() if curve}
+
+
+def figure(
+    of: Mapping[str, Curve],
+    label: str,
+    places: tuple[str, str],
+    line: int | None = None,
+    chance: float | None = None,
+    paired: bool = True,
+    log: str = "x",
+) -> "Figure":
+    """Means over all samples of all seeds. `places` is what the first panel says under its axis, and the others.
+
+    `line` is a place to mark; `chance` a value; `log` names the axes that are logarithmic. `paired` says that sample i is of the
+    same question at every place. What has a chance is not.
+    """
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    panels = {title: found for title, names in PANELS.items() if (found := _among(of, names.split()))}
+    known = {name for found in panels.values() for name in found} | {ANCHOR}
+    if others := {name: curve for name, curve in of.items() if name not in known}:
+        panels["others"] = others
+    drawn, axes = pyplot.subplots(
+        1, max(1, len(panels)), figsize=(1 + 3.6 * max(1, len(panels)), 4.2), sharey=True, squeeze=False, layout="constrained"
+    )
+    for axis, (title, found) in zip(axes[0], panels.items(), strict=False):
+        if ANCHOR in of:
+            axis.plot(*_line(of[ANCHOR]), color="black", linestyle="--", label=ANCHOR)
+        for name, curve in found.items():
+            x, middle = _line(curve)
+            (drawn_line,) = axis.plot(x, middle, marker="o", markersize=3, label=name)
+            widths = _widths(curve, paired=paired and chance is None)
+            low, high = ([y + sign * w for y, w in zip(middle, widths, strict=True)] for sign in (-1, 1))
+            axis.fill_between(x, low, high, alpha=0.15, color=drawn_line.get_color(), linewidth=0)
+        if line is not None:
+            axis.axvline(line, color="gray", linewidth=0.8)
+        if chance is not None:
+            axis.axhline(chance, color="gray", linewidth=0.8, linestyle=":")
+        if "x" in log:
+            axis.set_xscale("log", base=2)
+        if "y" in log:
+            axis.set_yscale("log")
+        axis.set_title(title)
+        axis.set_xlabel(places[title != next(iter(panels))])
+        axis.legend(fontsize=7, frameon=False)
+    axes[0][0].set_ylabel(label)
+    pyplot.close(drawn)
+    return drawn
+
+
+def _among(of: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {name: curve for name, curve in of.items() if name.partition(":")[0] in names}
+
+
+def _line(curve: Curve) -> tuple[list[int], list[float]]:
+    return sorted(curve), [interval.mean([interval.mean(x) for x in curve[place].values()]) for place in sorted(curve)]
+
+
+def _widths(curve: Curve, paired: bool) -> list[float]:
+    """Half widths of intervals: of the change since the first context where samples are paired. A single sample has none."""
+    first = curve[min(curve)]
+    widths = []
+    for place in sorted(curve):
+        of = curve[place]
+        if paired:
+            of = {seed: [a - b for a, b in zip(of[seed], first[seed], strict=True)] for seed in of.keys() & first.keys()}
+        single = not of or min(map(len, of.values())) < 2
+        widths.append(0.0 if single else interval.of_trials_and_seeds(list(of.values()))[1])
+    return widths
