@@ -92,6 +92,14 @@ CLAIMS = (
     Claim("RetNet holds at 16 times", "2307.08621", Row(RETNET, 16), Row(RETNET, 1), HOLDS, by_less=True),
     Claim("the Triton kernel gives torch's curve", "2307.08691", Row(FLASH, 16), Row(ROPE, 16), HOLDS, by_less=True),
     Claim("LLM.int8() costs nothing", "2208.07339", Row(f"{QUANTIZED}:llm_int8", 1), Row(ROPE, 1), 0.01, by_less=True),
+    Claim(
+        "... nor does keeping its codes alone",
+        "2208.07339",
+        Row(f"{QUANTIZED}:llm_int8_codes", 1),
+        Row(ROPE, 1),
+        0.01,
+        by_less=True,
+    ),
     Claim("NF4 is better than 4-bit absmax", "2305.14314", Row(f"{QUANTIZED}:absmax_int4", 1), Row(f"{QUANTIZED}:nf4", 1)),
     Claim(
         "quantizing NF4's magnitudes costs nothing",
