@@ -109,7 +109,7 @@ def timed(contestant: "Implementation", question: Question, dice: int) -> tuple[
 
 
 def weighed(contestant: "Implementation", question: Question) -> tuple[dict[str, Any], Bunch]:
-    """Bytes at the peak of a call above its inputs, bytes that go from step to step, numbers in parameters; and the answer."""
+    """Bytes at the peak of a call above its inputs, bytes that go from step to step; of a model what it keeps; and the answer."""
     spec, case = contestant.spec, question.case
     make = calls(contestant, question)
     clock.seconds(make(0), case.device)  # what is made once, at the first call, is not the call's
@@ -122,8 +122,25 @@ def weighed(contestant: "Implementation", question: Question) -> tuple[dict[str,
     if spec.of_modules:
         model = contestant.model(_given(contestant, question), case)
         values["parameters"] = sum(p.numel() for p in model.parameters())
-        values["weights_bytes"] = memory.kept_alive([*model.parameters(), *model.buffers()])
+        values["weights_bytes"] = memory.kept_alive(memory.of_module(model))
+        if bits := bits_per_weight(model):
+            values["bits_per_weight"] = bits
     return values, answered
+
+
+def bits_per_weight(model: torch.nn.Module) -> float | None:
+    """Bits in which a model keeps a number of the matrices of its blocks, with the scales, tables and copies that lie beside it.
+
+    Embedding, head, norms and biases are not counted: what quantizes weights leaves them as they are. None where there are no
+    blocks with matrices."""
+    kept, numbers = list[Tensor](), 0
+    for name, part in model.named_modules():
+        matrices = [p for p in part.parameters(recurse=False) if p.dim() > 1]
+        if name.startswith("blocks.") and matrices:
+            vectors = {id(p) for p in part.parameters(recurse=False) if p.dim() < 2}
+            kept += [tensor for tensor in memory.of_module(part, recurse=False) if id(tensor) not in vectors]
+            numbers += sum(p.numel() for p in matrices)
+    return 8 * memory.kept_alive(kept) / numbers if numbers else None
 
 
 def calls(contestant: "Implementation", question: Question) -> Callable[[int], Call]:

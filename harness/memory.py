@@ -50,6 +50,15 @@ def kept_alive(state: Any, besides: Any = ()) -> int:
     return sum(size for address, size in storages.items() if address not in known)
 
 
+def of_module(module: Any, recurse: bool = True) -> list[Any]:
+    """Parameters, buffers and tensors that a module, or each of its parts, has as plain attributes."""
+    from torch import Tensor
+
+    parts = module.modules() if recurse else [module]
+    plain = [value for part in parts for value in vars(part).values() if isinstance(value, Tensor)]
+    return [*module.parameters(recurse), *module.buffers(recurse), *plain]
+
+
 def _tensors(state: Any) -> Iterator[Any]:
     from torch import Tensor, device, dtype
 

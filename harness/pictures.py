@@ -80,6 +80,7 @@ def figure(
             axis.axhline(chance, color="gray", linewidth=0.8, linestyle=":")
         if "x" in log:
             axis.set_xscale("log", base=2)
+            axis.xaxis.set_major_formatter(lambda x, _: f"{x:,.6g}")  # 128, and not a power of two
         if "y" in log:
             axis.set_yscale("log")
         axis.set_title(title)

@@ -1,4 +1,5 @@
-"""How many bytes does it need? The peak of forward, training and a step of decoding over length, and what goes from step to step.
+"""How many bytes does it need? The peak of forward, training and a step of decoding over length, what goes from step to step, and
+what a language model's weights take.
 
 Peaks are counted by torch's own allocator, above the inputs; they hang on no clock and on no other process, so each cell is asked
 once, and gates exactly. What is weighed is judged first, as in suite=speed.
@@ -25,6 +26,7 @@ isolated = True
 
 FLASH, PLAIN = "attention/torch_sdpa:flash", "attention/plain"
 ROPE, RETNET = "transformer_rope/torch_sdpa", "retnet/torch_parallel"
+QUANTIZED = "transformer_quantized/torch_plain"
 OF_PEAKS = (
     Claim(
         "fused attention needs memory linear in length",
@@ -70,6 +72,34 @@ OF_STATES = (
         above=2.0,
     ),
 )
+# Of the matrices in the blocks alone: embedding, head, norms and biases stay float32, and are more of a model the smaller it is.
+# The papers begin at 16 bits a weight and the models here at 32. Bounds leave room for the scales: of int8, one for each row.
+OF_WEIGHTS = (
+    Claim(
+        "NF4 keeps a weight of a matrix in 4.5 bits, of 32",
+        "2305.14314",
+        "4.5 bits: 7.11 times fewer than 32",
+        Side(ROPE, "forward"),
+        Side(f"{QUANTIZED}:nf4", "forward"),
+        above=7.0,
+    ),
+    Claim(
+        "... and in 4.127 with magnitudes quantized too",
+        "2305.14314",
+        "4.127 bits: 7.75 times fewer",
+        Side(ROPE, "forward"),
+        Side(f"{QUANTIZED}:nf4_double", "forward"),
+        above=7.5,
+    ),
+    Claim(
+        "int8 codes alone keep it in a little over 8, as bitsandbytes has LLM.int8()",
+        "2208.07339",
+        "half of 16 bits: 4 times fewer",
+        Side(ROPE, "forward"),
+        Side(f"{QUANTIZED}:llm_int8_codes", "forward"),
+        above=3.5,
+    ),
+)
 
 
 def plan(selection: Selection) -> Iterator[Cell]:
@@ -96,7 +126,8 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
 def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
     """For each operator, and for language models together, peaks by length and the growth of peaks and states; then claims."""
     every = curves.of(records)
-    said = [*claimed(OF_PEAKS, every, "peak_bytes"), *claimed(OF_STATES, every, "state_bytes")]
+    of_each = {"peak_bytes": OF_PEAKS, "state_bytes": OF_STATES, "bits_per_weight": OF_WEIGHTS}
+    said = [row for key, of in of_each.items() for row in claimed(of, every, key)]
     return curves.tables(every, "peak KiB by length, above the inputs", _row) | claims.table(said)
 
 
@@ -112,6 +143,10 @@ def _row(curve: Curve, group: Sequence[Curve]) -> dict[str, Any]:
     if states:
         growth = curves.growth_of(curve, "state_bytes", "state")
         row |= {"state KiB": round(states[max(states)] / 1024, 2), **{f"state {name}": told for name, told in growth.items()}}
+    if weights := curve.samples("weights_bytes")[last]:
+        row |= {"weights KiB": round(weights[0] / 1024, 1)}
+    if bits := curve.samples("bits_per_weight")[last]:
+        row |= {"bits a weight": round(bits[0], 3)}
     return row | {"note": curve.note or None}
 
 

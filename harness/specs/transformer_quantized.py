@@ -5,10 +5,13 @@ bitsandbytes and transformers. The parameters are those of `transformer_rope`, q
 blocks of 64; `absmax_int4` gives each row of a matrix 15 codes, as `absmax_int8` gives 255. Where papers disagree or are silent:
 - LLM.int8() finds outlier features over all tokens of a call, of all sequences: with it the future and the batch can be seen, and
   one token at a time is another function. The rest of the laws do not hold for it either.
+- In the paper outlier features meet the weights as they are, so these must be kept as they are: no byte is saved. bitsandbytes
+  keeps codes alone: `llm_int8_codes` is the paper's product with what comes back from them. A token's scale is the paper's in
+  both, that of its features that are no outliers; bitsandbytes counts what lies below the threshold in the others too.
 - Quantized weights are frozen: they have no gradient here.
 
 Rounding jumps where honest float32 may fall on either side. Weights keep clear of these places as in `nf4` and `absmax_int8`, and
-inputs of LLM.int8() are drawn again until every activation that is rounded does, by 3e-4 of a code.
+inputs of LLM.int8(), either way, are drawn again until every activation that is rounded does, by 3e-4 of a code.
 """
 
 import re
@@ -42,6 +45,7 @@ BLOCK = 64
 # In float32 whatever dtype is tested, which says that they are frozen.
 FROZEN = re.sub(r"((?:mixer\.\w|up|down)\.weight\[. .\])", r"\1:float32", PARAMETERS)
 SMALL = {"b": 1, "n": 11, "l": 1}
+INT8 = ("llm_int8", "llm_int8_codes")  # they round what they multiply with matrices too
 
 
 @spec(
@@ -58,6 +62,8 @@ SMALL = {"b": 1, "n": 11, "l": 1}
         "llm_int8": {"scheme": "llm_int8", **SMALL},
         "llm_int8_outliers": {"scheme": "llm_int8", "threshold": 2.0, **SMALL},
         "llm_int8_two_layers": {"scheme": "llm_int8", "b": 1, "n": 7},
+        "llm_int8_codes": {"scheme": "llm_int8_codes", **SMALL},
+        "llm_int8_codes_outliers": {"scheme": "llm_int8_codes", "threshold": 2.0, **SMALL},
     },
     **SIZES,
 )
@@ -78,8 +84,8 @@ def _with(ids, parameters, h, scheme, threshold, matrices=MATRICES, weight_of=No
         weight, bias = parameters[f"{name}{which}.weight"], parameters.get(f"{name}{which}.bias", 0.0)
         if which not in matrices:
             return x @ weight.mT + bias
-        if scheme == "llm_int8":
-            return multiply(x.flatten(0, 1), weight, threshold=threshold)[0].unflatten(0, x.shape[:2]) + bias
+        if scheme in INT8:
+            return multiply(x.flatten(0, 1), weight_of(weight), threshold=threshold)[0].unflatten(0, x.shape[:2]) + bias
         return x @ weight_of(weight).mT + bias
 
     x = parameters["embedding.weight"][ids]
@@ -108,19 +114,25 @@ weights_in = {
     "nf4": lambda w: _normal_float(w, double=False),
     "nf4_double": lambda w: _normal_float(w, double=True),
     "absmax_int4": absmax,
-    "llm_int8": None,
+    "llm_int8": lambda w: w,
+    "llm_int8_codes": lambda w: absmax(w, 127),
 }
 
 
 _TWO_AXES = "a matrix has two axes: the last is axis 1"
 _ZEROS = "it divides rows of zeros, and 0 / anything is code 0, which gives 0; no row is below zero"
 _MISTAKES = "only mistakes leave a matrix as it is"
+_LEVEL = (
+    "it moves a weight by a code of 8 bits at most, 0.8 % of its row's largest: less than bfloat16's budget of a row of logits"
+)
 _SECOND = "8 bits of a magnitude that has its mean taken off are as good as bfloat16's"
 EQUIVALENT = (
     {
         "absmax: w.abs().amax(-1, keepdim=True) -> w.abs().amax(1, keepdim=True)": _TWO_AXES,
         "weights_in: _normal_float(w, double=False) -> _normal_float(w, double=True), bfloat16": _SECOND,
         "weights_in: _normal_float(w, double=True) -> _normal_float(w, double=False), bfloat16": _SECOND,
+        "weights_in: absmax(w, 127) -> absmax(w, 128), bfloat16": _LEVEL,
+        "weights_in: absmax(w, 127) -> absmax(w, 126), bfloat16": _LEVEL,
     }
     | dict.fromkeys((f"absmax: top > 0 -> top {other}" for other in (">= 0", "> -1")), _ZEROS)
     | dict.fromkeys(
@@ -131,14 +143,14 @@ EQUIVALENT = (
 )
 
 
-transformer_quantized.law(when=lambda case: case.n > 1 and case.scheme != "llm_int8")(the_future_is_invisible)
-transformer_quantized.law(when=lambda case: case.scheme != "llm_int8")(a_batch_is_its_rows)
+transformer_quantized.law(when=lambda case: case.n > 1 and case.scheme not in INT8)(the_future_is_invisible)
+transformer_quantized.law(when=lambda case: case.scheme not in INT8)(a_batch_is_its_rows)
 
 
 def _clear(x: Bunch, case: Case, rng: torch.Generator) -> dict[str, Tensor]:
     """Weights, and for LLM.int8() tokens, with everything that is rounded clear of where rounding jumps."""
     cleared = {name: _clear_weight(tensor, case) for name, tensor in x.items() if name.endswith(_quantized_names())}
-    if case.scheme == "llm_int8":
+    if case.scheme in INT8:
         parameters = {name: t.float().double() for name, t in {**x, **cleared}.items() if name != "ids"}
         for _ in range(200):
             ids = torch.randint(case.v, (case.b, case.n), generator=rng)
@@ -153,7 +165,7 @@ def _quantized_names() -> tuple[str, ...]:
 
 
 def _clear_weight(w: Tensor, case: Case) -> Tensor:
-    if case.scheme == "llm_int8":
+    if case.scheme in INT8:
         return by_absmax.clear_of_ties(w, case.dtype)
     if case.scheme == "absmax_int4":
         w = w.to(case.dtype).double()
@@ -198,25 +210,40 @@ def _sharp(x: Bunch, case: Case, rng: torch.Generator):
 transformer_quantized.families["sharp"] = _sharp
 
 
-_OTHER: dict[str, str] = {"nf4": "nf4_double", "nf4_double": "nf4", "absmax_int4": "nf4", "llm_int8": "llm_int8"}
-
-
 def _mistake(name: str, **changes):
     @transformer_quantized.mistake(name)
     def _(ids, parameters, *, h, scheme, threshold):
         return _with(ids, parameters, h, scheme, threshold, **{key: value(scheme) for key, value in changes.items()})
 
 
+def _of_4_bits(wrong):
+    """Weights that a mistake gets wrong where it can be made: codes of 8 bits know neither blocks nor other levels."""
+    return lambda scheme: weights_in[scheme] if scheme in INT8 else wrong(scheme)
+
+
+def _instead(**other: str):
+    """Weights as another scheme has them."""
+
+    def weight_of(scheme: str):
+        return weights_in[other.get(scheme, scheme)]
+
+    return weight_of
+
+
 _mistake("matrices are not quantized", weight_of=lambda scheme: lambda w: w, multiply=lambda scheme: _exact)
 _mistake("the feed-forward part is not quantized", matrices=lambda scheme: MATRICES[:4])
 _mistake("the last matrix is not quantized", matrices=lambda scheme: MATRICES[:-1])
 _mistake("the projection of the heads is not quantized", matrices=lambda scheme: (*MATRICES[:3], *MATRICES[4:]))
-_mistake("scales are of the whole matrix", weight_of=lambda scheme: _of_the_whole, multiply=lambda scheme: _whole_int8)
-_mistake("blocks are of 32", weight_of=lambda scheme: _in_blocks_of_32(scheme))
-_mistake("magnitudes are quantized twice, or not at all", weight_of=lambda scheme: weights_in[_OTHER[scheme]])
-_mistake("there are 16 levels on either side", weight_of=lambda scheme: lambda w: absmax(w, 8))
+_mistake(
+    "scales are of the whole matrix", weight_of=_of_4_bits(lambda scheme: _of_the_whole), multiply=lambda scheme: _whole_int8
+)
+_mistake("blocks are of 32", weight_of=_of_4_bits(lambda scheme: _in_blocks_of_32(scheme)))
+_mistake("magnitudes are quantized twice, or not at all", weight_of=_instead(nf4="nf4_double", nf4_double="nf4"))
+_mistake("there are 16 levels on either side", weight_of=_of_4_bits(lambda scheme: lambda w: absmax(w, 8)))
 _mistake("outliers are rounded too", multiply=lambda scheme: lambda x, w, threshold: llm_int8(x, w, threshold=1e9))
 _mistake("activations are not rounded", multiply=lambda scheme: _weights_only)
+_mistake("weights of outlier features are as they were", weight_of=_instead(llm_int8_codes="llm_int8"))
+_mistake("weights of outlier features come back from their codes", weight_of=_instead(llm_int8="llm_int8_codes"))
 
 
 def _exact(x, w, threshold):

@@ -94,6 +94,14 @@ def on_text(length: int) -> tuple[Claim, ...]:
         Claim("the Triton kernel gives torch's curve", "2307.08691", Row(FLASH, far), Row(ROPE, far), HOLDS, by_less=True),
         Claim("LLM.int8() costs nothing", "2208.07339", Row(f"{QUANTIZED}:llm_int8", near), Row(ROPE, near), 0.01, by_less=True),
         Claim(
+            "... nor does keeping its codes alone",
+            "2208.07339",
+            Row(f"{QUANTIZED}:llm_int8_codes", near),
+            Row(ROPE, near),
+            0.01,
+            by_less=True,
+        ),
+        Claim(
             "NF4 is better than 4-bit absmax", "2305.14314", Row(f"{QUANTIZED}:absmax_int4", near), Row(f"{QUANTIZED}:nf4", near)
         ),
         Claim(

@@ -10,6 +10,7 @@ from harness.cell import OK, WRONG, Cell, Record
 
 suite = catalogue.load(catalogue.find("suite", "memory").path)
 KIB = 1024
+ROPE = "transformer_rope/torch_sdpa"
 
 
 def cell(implementation: str, spec: str, variant: str = "", **asked: Any) -> Cell:
@@ -85,6 +86,69 @@ def test_language_models_carry_what_their_mixers_do():
     assert "state_bytes" not in values("torch_sdpa", "transformer_rope")
 
 
+QUANTIZED = Path("implementations/transformer_quantized/torch_plain.py")
+FORWARD = "def forward(self, x: Tensor) -> Tensor:\n        return F.linear(x, self.matrix(), self.bias)"
+
+
+def keeps_floats(folder: Path) -> str:
+    """The quantized transformer, right in all it answers, whose layers keep beside their codes what comes back from them."""
+    path, text = folder / "keeps_floats.py", (catalogue.HOME / QUANTIZED).read_text()
+    assert FORWARD in text
+    path.write_text(
+        text.replace(
+            FORWARD,
+            "def forward(self, x: Tensor) -> Tensor:\n"
+            "        self.whole = self.matrix()\n"
+            "        return F.linear(x, self.whole, self.bias)",
+        )
+    )
+    return str(path)
+
+
+def quantized(name: str, variant: str, **asked: Any) -> Record:
+    """What was weighed, as of the implementation that claims speak of."""
+    told = values(name, "transformer_quantized", variant, **asked)
+    return record(f"transformer_quantized/torch_plain:{variant}", 64, told)
+
+
+def test_quantized_weights_are_as_small_as_the_papers_say(tmp_path: Path):
+    rope = values("torch_sdpa", "transformer_rope")
+    assert rope["bits_per_weight"] == 32
+    honest = [quantized("torch_plain", variant) for variant in ("nf4", "nf4_double", "llm_int8_codes")]
+    assert honest[0].values["bits_per_weight"] == 4.5
+    assert {r.values["parameters"] for r in honest} == {rope["parameters"]}
+    unquantized = record("transformer_rope/torch_sdpa", 64, rope)
+    tables = suite.table([unquantized, *honest])
+    found = tables["What the papers claim"].set_index("of")
+    assert set(found["here it"]) == {"shows"}
+    assert len(found) == len(suite.OF_WEIGHTS) == 3
+    of = f"{ROPE} forward at 64 over transformer_quantized/torch_plain:nf4 forward at 64"
+    assert found.loc[of, "ratio here"] == "7.11"
+    (frame,) = (frame for name, frame in tables.items() if name.startswith("language models"))
+    rows = frame.set_index("implementation")
+    assert rows.loc[ROPE, "weights KiB"] == round(4 * 41_600 / KIB, 1)
+    assert rows.loc["transformer_quantized/torch_plain:nf4", "bits a weight"] == 4.5
+    matrices = 8 * (rope["weights_bytes"] - honest[0].values["weights_bytes"]) / (32 - 4.5)
+    assert matrices == 41_600 - 2 * 256 * 32 - (2 * 4 + 2) * 32 - 2 * (32 + width(rope)), "all but the matrices is as it was"
+
+
+def width(rope: dict[str, Any]) -> int:
+    """f of a model of the smallest scale: two matrices and a bias of it in each of two layers, beside what hangs on no f."""
+    besides = 2 * 256 * 32 + 2 * 32 + 2 * (4 * 32 * 32 + 5 * 32)
+    return (rope["parameters"] - besides) // (2 * (2 * 32 + 1))
+
+
+def test_a_layer_that_keeps_floats_refutes_the_claim(tmp_path: Path):
+    unquantized = record(ROPE, 64, values("torch_sdpa", "transformer_rope"))
+    (row,) = suite.table([unquantized, quantized(keeps_floats(tmp_path), "nf4")])["What the papers claim"].to_dict("records")
+    assert (row["here it"], row["ratio here"]) == ("refuted", "0.877"), "36.5 bits, of 32"
+
+
+def test_the_paper_s_llm_int8_keeps_its_matrices():
+    told = values("torch_plain", "transformer_quantized", "llm_int8")
+    assert told["bits_per_weight"] == 32
+
+
 def test_two_times_the_same_is_the_same():
     asked = {"form": "training", "case": "causal"}
     assert values("plain", "attention", **asked) == values("plain", "attention", **asked)
@@ -147,7 +211,7 @@ def test_claims_of_states_and_peaks():
 
 def test_every_claim_names_what_there_is():
     known = catalogue.implementations()
-    for claim in (*suite.OF_PEAKS, *suite.OF_STATES):
+    for claim in (*suite.OF_PEAKS, *suite.OF_STATES, *suite.OF_WEIGHTS):
         for side in (claim.more, claim.less):
             full, _, variant = side.subject.partition(":")
             assert full in known, side.subject
