@@ -26,10 +26,9 @@ from torch import Tensor
 
 from harness.spec import Bunch, Case, spec
 from harness.specs._decoder import PARAMETERS, SIZES, Mix, join, layers, linear, norm, split
-from harness.specs._encoder import ONE_ANSWER, full_rotary, give_laws
+from harness.specs._encoder import ONE_ANSWER, ROWS_OF_THE_BATCH, as_it_is, full_rotary, give_laws, mistaken_mix, short_first
 from harness.specs._segments import blocks, causal_rotary
 from harness.specs.attention import attention
-from harness.specs.rotary import rotary
 
 CASES: dict[str, dict[str, Any]] = {
     "plain": {"n": 43},
@@ -98,9 +97,9 @@ def largest(said: Sequence[Tensor]) -> Tensor:
     return cls_of(said).amax(1)
 
 
-EQUIVALENT = {"_with: segments[0] -> segments[-1]": "every segment has the rows of the batch, and only those are counted"}
+EQUIVALENT = ROWS_OF_THE_BATCH
 
-give_laws(hat)
+give_laws(hat, lambda x: len(x["segments.weight"]))
 
 
 @hat.work()
@@ -108,12 +107,6 @@ def _(case: Case) -> float:
     """The blocks within segments read every token; those across read one for each segment."""
     across = tuple(f"blocks.{i}." for i in range(case.l) if case.layout[i % len(case.layout)] == "D")
     return hat.products(case, lambda name: 0 if name.startswith((*across, "head.")) else case.n)
-
-
-@hat.law
-def what_fits_into_one_segment_does_not_know_how_long_it_could_be(run, x: Bunch, rng):
-    n, g = x.ids.shape[1], len(x["segments.weight"])
-    return run(x, t=g * n).logits, run(x, t=g * n + rng.randrange(g, 9 * g)).logits
 
 
 @hat.law(when=lambda case: case.n > 2 * (case.t // case.g))
@@ -178,24 +171,6 @@ def _across(places=_table, cls=cls_of, back=lambda x, said, added: written(x, sa
     return for_heads
 
 
-def _mixed(turn, visibility="full"):
-    """Attention that differs from the right one in what is turned, or in what is seen."""
-
-    def for_heads(h):
-        def mix(x, project):
-            q, k, v = (split(project(x, name), h) for name in "qkv")
-            position = torch.arange(x.shape[1], device=x.device)
-            return project(join(attention(turn(q, position), turn(k, position), v, visibility=visibility)), "o")
-
-        return mix
-
-    return for_heads
-
-
-def _as_it_is(x, position):
-    return x
-
-
 def _everything_across(h):
     """A D block over all tokens of the text."""
 
@@ -207,15 +182,10 @@ def _everything_across(h):
     return across
 
 
-def _short_first(ids, size):
-    rest = ids.shape[1] % size
-    return ids.split([rest] * (rest > 0) + [size] * (ids.shape[1] // size), 1)
-
-
 _mistaken("tokens see only what stands before them", within=causal_rotary)
-_mistaken("tokens have no places", within=_mixed(_as_it_is))
-_mistaken("a segment hears only those before it", across=_across(mix=lambda h: _mixed(_as_it_is, "causal")(h)))
-_mistaken("segments have rotary places too", across=_across(mix=_mixed(rotary)))
+_mistaken("tokens have no places", within=mistaken_mix(as_it_is))
+_mistaken("a segment hears only those before it", across=_across(mix=lambda h: mistaken_mix(as_it_is, visibility="causal")(h)))
+_mistaken("segments have rotary places too", across=_across(mix=mistaken_mix()))
 _mistaken("segments have no positions", across=_across(places=lambda parameters, count, i: 0))
 _mistaken("segments are counted from the last row", across=_across(places=lambda p, count, i: p["segments.weight"][-count:]))
 _mistaken("segments are counted from one", across=_across(places=lambda p, count, i: p["segments.weight"].roll(-1, 0)[:count]))
@@ -234,5 +204,5 @@ _mistaken("the answer is the mean over segments", answer=lambda said: cls_of(sai
 _mistaken("the answer is the maximum over all rows", answer=lambda said: torch.cat(list(said), 1).amax(1))
 _mistaken("the layout begins at its end", layout=lambda letters: letters[::-1])
 _mistaken("the layout does not begin anew", layout=lambda letters: letters + 99 * letters[-1])
-_mistaken("the first segment is the short one", cut=_short_first)
+_mistaken("the first segment is the short one", cut=short_first)
 _mistaken("a segment counts its CLS as a token", cut=lambda ids, size: ids.split(max(1, size - 1), 1))

@@ -23,11 +23,9 @@ import torch
 from torch import Tensor
 
 from harness.spec import Bunch, spec
-from harness.specs._decoder import PARAMETERS, SIZES, Mix, join, layers, linear, norm, split
-from harness.specs._encoder import ONE_ANSWER, full_rotary, give_laws
+from harness.specs._decoder import PARAMETERS, SIZES, Mix, layers, linear, norm
+from harness.specs._encoder import ONE_ANSWER, ROWS_OF_THE_BATCH, as_it_is, full_rotary, give_laws, mistaken_mix, short_first
 from harness.specs._segments import blocks, causal_rotary
-from harness.specs.attention import attention
-from harness.specs.rotary import rotary
 
 CASES = {
     "plain": {"n": 43},
@@ -59,13 +57,6 @@ def _with(segments: Sequence[Tensor], parameters, mix, read=None, answer=lambda 
     return linear(answer(said), "head", parameters)
 
 
-def short_first(ids: Tensor, size: int) -> Sequence[Tensor]:
-    """Segments of `size` tokens, full from the right; the first has the rest, where there is one."""
-    n = ids.shape[1]
-    rest = n % size
-    return ids.split([rest] * (rest > 0) + [size] * (n // size), 1)
-
-
 def at_memory(ids: Tensor, memory: Tensor, parameters, mix: Mix) -> tuple[Tensor, Tensor]:
     """ids[b s], memory[b m d] -> what is said at the CLS [b d], the memory of the next segment [b m d]."""
     x = norm(assembled(ids, memory, parameters, mix), parameters, "norm.")
@@ -79,15 +70,9 @@ def assembled(ids: Tensor, memory: Tensor, parameters, mix: Mix) -> Tensor:
     return blocks(x, parameters, range(layers(parameters)), mix)
 
 
-EQUIVALENT = {"_with: segments[0] -> segments[-1]": "every segment has the rows of the batch, and only those are counted"}
+EQUIVALENT = ROWS_OF_THE_BATCH
 
-give_laws(rmt_encoder)
-
-
-@rmt_encoder.law
-def what_fits_into_one_segment_does_not_know_how_long_it_could_be(run, x: Bunch, rng):
-    n = x.ids.shape[1]
-    return run(x, t=4 * n).logits, run(x, t=4 * n + rng.randrange(4, 40)).logits
+give_laws(rmt_encoder, lambda x: 4)
 
 
 @rmt_encoder.law(when=lambda case: case.n > 1)
@@ -110,20 +95,6 @@ def the_answer_hears_the_first_token(run, x: Bunch, rng):
 def _mistaken(name: str, cut=short_first, mix=full_rotary, read=None, answer=lambda said: said[-1]):
     """A mistake in how the ids are cut, in how rows are mixed, in how a segment is read, or in what the answer is made of."""
     rmt_encoder.mistake(name)(lambda ids, parameters, *, h, t: _with(cut(ids, t // 4), parameters, mix(h), read, answer))
-
-
-def _mixed(turn=rotary, place=torch.arange):
-    """Attention that differs from `full_rotary` in what is turned, or by which place."""
-
-    def for_heads(h):
-        def mix(x, project):
-            q, k, v = (split(project(x, name), h) for name in "qkv")
-            position = place(x.shape[1])
-            return project(join(attention(turn(q, position), turn(k, position), v)), "o")
-
-        return mix
-
-    return for_heads
 
 
 def _reads(memory_of_next=None, rows=None, cls=0):
@@ -164,8 +135,8 @@ def _memory_is_unplaced(n):
 
 
 _mistaken("rows see only what stands before them", mix=causal_rotary)
-_mistaken("rows have no positions", mix=_mixed(turn=lambda x, position: x))
-_mistaken("memory has no places of its own", mix=_mixed(place=_memory_is_unplaced))
+_mistaken("rows have no positions", mix=mistaken_mix(as_it_is))
+_mistaken("memory has no places of its own", mix=mistaken_mix(place=_memory_is_unplaced))
 _mistaken("each segment begins with the learned memory", read=_reads(_learned))
 _mistaken("memory is handed on before the last norm", read=_reads(_before_the_norm))
 _mistaken("what is written is added to the memory", read=_reads(lambda memory, after, *_: memory + after))

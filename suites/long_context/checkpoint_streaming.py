@@ -6,6 +6,7 @@ checkpoints of other tokens compare. Nothing is trained.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from harness import Unsupported, clock, judge
-from harness.cell import OK, Answer, Cell, Record
+from harness.cell import OK, WRONG, Answer, Cell, Record
 from harness.connect import checkpoint
 from harness.implementation import Implementation
 
@@ -34,6 +35,8 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
     corpus, folder = text_of(cell), cell.settings["model"]
     case = contestant.spec.case("plain", torch.float32, cell.device).resized({"model": folder})
     checked = judge.values(contestant, case, "normal", cell.seed, "step")
+    if checked.outcome == WRONG:
+        return replace(checked, note=f"not read: step by step it does not say what its whole says\n{checked.note}")
     if checked.outcome != OK:
         return checked
     model = contestant.model({}, case).checkpoint

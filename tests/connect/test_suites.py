@@ -86,6 +86,25 @@ def test_it_reads_a_stream_step_by_step(checkpoint):
         assert column.notna().tolist() == [False, False, True, True]
 
 
+def test_steps_that_say_otherwise_than_the_whole_are_not_measured(checkpoint, monkeypatch):
+    def forgetful(self, ids, state=None):
+        return self.model(input_ids=ids[:, None], use_cache=False).logits[:, -1], state
+
+    monkeypatch.setattr(checkpoints.Checkpoint, "step", forgetful)
+    words = {"suite": "long-context", "scale": "smoke", "impl": "transformers", "task": "streaming", "variant": "as_it_is"}
+    ((_, answer),) = answers(**words, model=str(checkpoint("llama")))
+    assert (answer.outcome, answer.values.get("bits")) == ("wrong", None)
+    assert answer.note.startswith("not read: step by step it does not say what its whole says\n")
+
+
+def test_a_stream_needs_positions_and_a_cache(checkpoint):
+    words = {"suite": "long-context", "scale": "smoke", "impl": "transformers", "task": "streaming", "variant": "as_it_is"}
+    for kind, said in (("gpt2", "its positions end at 512"), ("bloom", "bloom tells no training length")):
+        ((_, answer),) = answers(**words, model=str(checkpoint(kind)))
+        assert answer.outcome == "unsupported"
+        assert answer.note.startswith(said)
+
+
 def test_a_task_that_asks_no_checkpoint_is_said_to(checkpoint):
     with pytest.raises(plan.WrongRequest, match=r"no task named 'depth'.*\n  known: extrapolation, streaming"):
         list(answers(suite="long-context", impl="transformers", task="depth", model=str(checkpoint("llama"))))
