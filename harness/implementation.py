@@ -79,8 +79,9 @@ class Implementation:
         first = case.resized({axis: self.spec.sizes[axis] for axis in inputs}, dtype=torch.float32)
         if first not in self._prepared:
             torch.manual_seed(0)
+            made_here = not case.values.get("model")  # a checkpoint is asked as it came
             for parameter in self._module(first).parameters():
-                if parameter.dim() > 1 and not parameter.any():
+                if made_here and parameter.dim() > 1 and not parameter.any():
                     # A matrix of zeros would hide what comes before it.
                     nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
         return self._module(first).to(case.device, case.dtype)

@@ -1,6 +1,7 @@
 """A checkpoint folder runs in both suites: nothing is trained, and what is measured is what the model says."""
 
 import math
+import shutil
 
 import pytest
 import torch
@@ -40,6 +41,23 @@ def test_bits_per_byte_are_those_of_the_model_alone(checkpoint):
     p = model(torch.tensor([ids[:-1]]))[0].detach().double().log_softmax(-1)
     right = -sum(float(p[i - 1, ids[i]]) for i in range(57, 65)) / math.log(2) / 8
     assert bits["t"][0] == pytest.approx(right, rel=1e-4)
+
+
+def test_a_matrix_of_zeros_in_a_checkpoint_stays_one(checkpoint, tmp_path):
+    """Those of models that are made here get other first values: zeros would hide what comes before them."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(checkpoint("llama"))
+    with torch.no_grad():
+        model.model.layers[0].mlp.down_proj.weight.zero_()
+    shutil.copytree(checkpoint("llama"), tmp_path / "folder")
+    model.save_pretrained(tmp_path / "folder")
+    words = {"suite": "long-context", "impl": "transformers", "variant": "as_it_is", "model": str(tmp_path / "folder")}
+    chosen, suite = plan.selection(words)
+    (cell,) = plan.cells(chosen, suite)
+    contestant = Implementation.of(cell)
+    case = contestant.spec.case("plain", torch.float32).resized({"model": words["model"]})
+    asked = contestant.model({}, case).checkpoint.model
+    assert not asked.model.layers[0].mlp.down_proj.weight.any()
+    assert asked.model.layers[1].mlp.down_proj.weight.any()
 
 
 def test_probes_ask_it_with_words_for_symbols(checkpoint):
