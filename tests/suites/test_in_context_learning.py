@@ -265,6 +265,16 @@ def test_tables_have_a_row_a_model_and_the_baselines(records):
 
 
 @pytest.mark.xdist_group("in-context-learning")
+def test_pictures_are_drawn_of_the_probes_that_were_asked(records):
+    drawn = icl.pictures(records[0])
+    assert list(drawn) == ["mqar smoke", "induction smoke", "regression smoke", "flipped labels smoke"]
+    (axis,) = drawn["mqar smoke"].axes  # RoPE is in each panel, so it needs none of its own
+    assert [line.get_label() for line in axis.get_lines()[:2]] == ["rope", "retnet"]
+    assert list(axis.get_lines()[0].get_xdata()) == [1, 2], "pairs to hold"
+    assert not icl.pictures([replace(records[0][0], outcome="crashed", values={})])
+
+
+@pytest.mark.xdist_group("in-context-learning")
 def test_a_model_that_failed_keeps_its_row_and_says_why(records):
     failed = replace(records[0][0], outcome="crashed", values={}, note="raised ValueError: no")
     frame = next(iter(icl.table([failed, records[0][1]]).values())).set_index("model")
