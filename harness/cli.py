@@ -6,6 +6,7 @@ Nothing heavy is imported before it is needed: `harness list` reads paths and li
 import keyword
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -437,7 +438,8 @@ def _identifier(name: str) -> str:
 
 
 def main() -> None:
-    """Run the command line; a wrong request is a message and status 2, an interruption is status 130."""
+    """Run the command line; a wrong request is a message and status 2; an interruption, or an end asked for, is status 130."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as ^C does, it ends what was begun and takes away what was made
     try:
         app()
     except (plan.WrongRequest, catalogue.NotFound, ContractError, OSError) as error:

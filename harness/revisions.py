@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import catalogue
+from harness import catalogue, machine
 from harness.cell import Record
 from harness.plan import WrongRequest
 from harness.store import Store
@@ -97,7 +97,9 @@ def ask(side: Side, suite: str, words: Sequence[str], results: Path, watch: Call
     results.mkdir(parents=True)
     began = time.monotonic()
     with (results / "output").open("wb") as out, (results / "errors").open("wb") as errors:
-        process = subprocess.Popen(command, cwd=side.place, env=_environment(side), stdout=out, stderr=errors)
+        process = subprocess.Popen(
+            command, cwd=side.place, env=_environment(side), stdout=out, stderr=errors, preexec_fn=machine.end_with_parent
+        )
         try:
             while process.returncode is None:
                 with suppress(subprocess.TimeoutExpired):

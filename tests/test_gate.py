@@ -5,7 +5,9 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +23,11 @@ ROOT = Path(__file__).parents[1]
 # Answers `harness run suite=... results=...` in a few hundredths of a second: what it says stands in costs.py, which tests edit.
 STAND_IN = '''
 """Stands in for the harness."""
-import json, random, sys
+import json, random, sys, time
 from pathlib import Path
-from harness.costs import BYTES, CELLS, DRIFT, OUTCOME, SLOWER
+from harness.costs import BYTES, CELLS, DRIFT, OUTCOME, SLEEP_S, SLOWER
+
+time.sleep(SLEEP_S)
 
 words = dict(word.split("=", 1) for word in sys.argv[2:])
 suite, results = words["suite"], Path(words["results"])
@@ -46,7 +50,7 @@ for name in chosen:
     with file.open("a") as lines:
         lines.write(json.dumps(record) + "\\n")
 '''
-COSTS = 'CELLS = ("one", "two", "three")\nSLOWER = {}\nDRIFT = 1.0\nBYTES = {}\nOUTCOME = {}\n'
+COSTS = 'CELLS = ("one", "two", "three")\nSLOWER = {}\nDRIFT = 1.0\nBYTES = {}\nOUTCOME = {}\nSLEEP_S = 0.0\n'
 
 
 def git(place: Path, *words: str) -> str:
@@ -252,6 +256,36 @@ def test_without_a_checkout_there_are_no_revisions(tmp_path: Path):
     said = compare(tmp_path, "main", ".")
     assert said.returncode == 2
     assert "is in no git checkout, so it has no revisions to compare.\n  Go into the checkout" in said.stderr
+
+
+def test_who_is_asked_to_end_takes_its_processes_and_folders_along(repository: Path, tmp_path: Path):
+    edit(repository, "SLEEP_S = 60.0\n")
+    git(repository, "commit", "--quiet", "--all", "--message=second")
+    (folder := tmp_path / "temporary").mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1", "TMPDIR": str(folder)}
+    command = [sys.executable, "-m", "harness", "compare", "main", "main", "suite=memory"]
+    asked = subprocess.Popen(command, cwd=repository, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    try:
+        while not (running := at_work(folder)) and asked.poll() is None:
+            time.sleep(0.05)
+        assert running, asked.communicate()[0].decode()
+        asked.terminate()
+        assert asked.wait(60) == 130
+    finally:
+        asked.kill()
+    for _ in range(100):
+        time.sleep(0.05 * bool(at_work(folder)))
+    assert not at_work(folder), "a process goes on"
+    assert not list(folder.iterdir()), "a folder stays behind"
+
+
+def at_work(folder: Path) -> list[str]:
+    """Command lines of processes that were told of the folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            found.append(process.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+    return [line for line in found if str(folder) in line]
 
 
 def test_a_table_for_programs_is_nothing_but_the_table(repository: Path):
