@@ -129,10 +129,10 @@ _SECOND = "8 bits of a magnitude that has its mean taken off are as good as bflo
 EQUIVALENT = (
     {
         "absmax: w.abs().amax(-1, keepdim=True) -> w.abs().amax(1, keepdim=True)": _TWO_AXES,
-        "weights_in: _normal_float(w, double=False) -> _normal_float(w, double=True), bfloat16": _SECOND,
         "weights_in: _normal_float(w, double=True) -> _normal_float(w, double=False), bfloat16": _SECOND,
         "weights_in: absmax(w, 127) -> absmax(w, 128), bfloat16": _LEVEL,
         "weights_in: absmax(w, 127) -> absmax(w, 126), bfloat16": _LEVEL,
+        "weights of outlier features are as they were, bfloat16": _LEVEL,
     }
     | dict.fromkeys((f"absmax: top > 0 -> top {other}" for other in (">= 0", "> -1")), _ZEROS)
     | dict.fromkeys(
