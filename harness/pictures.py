@@ -47,11 +47,12 @@ def figure(
     chance: float | None = None,
     paired: bool = True,
     log: str = "x",
+    share: bool = False,
 ) -> "Figure":
     """Means over all samples of all seeds. `places` is what the first panel says under its axis, and the others.
 
     `line` is a place to mark; `chance` a value; `log` names the axes that are logarithmic. `paired` says that sample i is of the
-    same question at every place. What has a chance is not.
+    same question at every place. What has a chance is not. A `share` lies between 0 and 1, whatever an interval says.
     """
     import matplotlib
 
@@ -86,6 +87,11 @@ def figure(
         axis.set_title(title)
         axis.set_xlabel(places[title != next(iter(panels))])
         axis.legend(fontsize=7, frameon=False)
+    middles = [y for curve in of.values() for y in _line(curve)[1]]
+    if share:
+        axes[0][0].set_ylim(-0.03, 1.03)
+    elif "y" in log and middles and min(middles) > 0:
+        axes[0][0].set_ylim(min(middles) / 2, max(middles) * 2)  # bands may reach down to nothing
     axes[0][0].set_ylabel(label)
     pyplot.close(drawn)
     return drawn

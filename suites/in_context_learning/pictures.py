@@ -30,12 +30,14 @@ def of(good: Sequence[Record]) -> dict[str, Any]:
             drawn = pictures.curves(
                 own, lambda r: {_number(name): samples for name, samples in r.values["found"][TRAINED].items()}
             )
-            found[probe] = pictures.figure(drawn, label, (places, places), chance=chance, paired=False, log=log)
+            found[probe] = pictures.figure(
+                drawn, label, (places, places), chance=chance, paired=False, log=log, share=chance is not None
+            )
     if own := [r for r in good if r.cell.case == "remapping"]:
         drawn = pictures.curves(own, lambda r: {p: r.values["found"][TRAINED][f"prior, {p} %"] for p in FLIPS})
         places = "labels of the context that are flipped, %"
         found["flipped labels"] = pictures.figure(
-            drawn, "agrees with what training taught", (places, places), paired=False, log=""
+            drawn, "agrees with what training taught", (places, places), paired=False, log="", share=True
         )
     return found
 

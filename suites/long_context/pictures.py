@@ -24,4 +24,4 @@ def figure(
     """What records hold under a key, by context; `log` where the values have no bounds, `paired` and `chance` as there."""
     of = pictures.curves(good, lambda record: {int(context): samples for context, samples in record.values[key].items()})
     places = ("bytes; the line is the training length", "bytes")
-    return pictures.figure(of, label, places, length, chance, paired, "xy" if log else "x")
+    return pictures.figure(of, label, places, length, chance, paired, "xy" if log else "x", share=chance is not None)
