@@ -41,7 +41,7 @@ def measured(place: Path) -> list:
 
 @pytest.mark.xdist_group("long-context")
 def test_every_language_model_has_a_row_in_every_table(place: Path):
-    bits = pd.read_csv(next(place.glob("results/tables/*/long-context.smoke.bits-per-byte*.csv")))
+    bits = pd.read_csv(next(place.glob("results/tables/*/long-context.smoke.bits-per-byte-at-a-context*.csv")))
     assert {"model", "32", "32 ±", "512", "horizon"} <= set(bits.columns)
     assert {name.partition("/")[0] for name in bits.model} >= {
         "transformer_rope",
@@ -59,7 +59,7 @@ def test_every_language_model_has_a_row_in_every_table(place: Path):
     ]
     assert bits["32"][~kernels].between(1, 7).all(), "nothing was learned, or too much"
     files = [file.suffix for file in place.glob("results/tables/*/*")]
-    assert (files.count(".md"), files.count(".csv"), files.count(".png")) == (1, 5, 2)
+    assert (files.count(".md"), files.count(".csv"), files.count(".png")) == (1, 6, 3)
     assert "written: results/tables/" in (place / "said.txt").read_text()
 
 
