@@ -42,6 +42,10 @@ class Cost:
         return COSTLIER if (self.head > self.base) != wanted_high else BETTER
 
     @property
+    def worse(self) -> bool:
+        return self.standing == COSTLIER
+
+    @property
     def change(self) -> str:
         return f"{self.head / self.base - 1:+.1%}" if self.base else "from nothing"
 
@@ -54,6 +58,10 @@ class Time:
     base_s: float
     head_s: float
     judgement: Judgement
+
+    @property
+    def worse(self) -> bool:
+        return self.judgement.verdict == SLOWER
 
 
 @dataclass(frozen=True)
@@ -83,11 +91,11 @@ class Findings:
 
     @property
     def costlier(self) -> list[Cost]:
-        return [cost for cost in self.costs if cost.standing == COSTLIER and not self.allows(cost.cell)]
+        return [cost for cost in self.costs if cost.worse and not self.allows(cost.cell)]
 
     @property
     def slower(self) -> list[Time]:
-        return [time for time in self.times if time.judgement.verdict == SLOWER and not self.allows(time.cell)]
+        return [time for time in self.times if time.worse and not self.allows(time.cell)]
 
     def allows(self, cell: Cell) -> bool:
         """Whether a cell may get worse: a person has said so."""
@@ -104,9 +112,9 @@ class Findings:
 
 def idle(found: Findings) -> list[str]:
     """Patterns that allow nothing that was found."""
-    worse = [cost.cell for cost in found.costs if cost.standing == COSTLIER]
-    worse += [time.cell for time in found.times if time.judgement.verdict == SLOWER]
-    return [pattern for pattern in found.allowed if not any(fnmatchcase(cell.subject, pattern) for cell in worse)]
+    of_both: list[Cost | Time] = [*found.costs, *found.times]
+    worse = [one.cell.subject for one in of_both if one.worse]
+    return [pattern for pattern in found.allowed if not any(fnmatchcase(subject, pattern) for subject in worse)]
 
 
 def judge_counted(found: Findings, base: Sequence[Record], head: Sequence[Record]) -> None:
@@ -191,12 +199,11 @@ def tables(found: Findings) -> "dict[str, pd.DataFrame]":
         "Counts that changed": [
             about(c.cell)
             | {"quantity": c.quantity, "BASE": c.base, "HEAD": c.head, "change": c.change}
-            | {"verdict": _said(c.standing, c.cell, found)}
+            | {"verdict": _said(c.standing, c, found)}
             for c in changed
         ],
         "Time, HEAD against BASE": [
-            about(time.cell) | _time_columns(time) | {"verdict": _said(time.judgement.verdict, time.cell, found)}
-            for time in timed
+            about(time.cell) | _time_columns(time) | {"verdict": _said(time.judgement.verdict, time, found)} for time in timed
         ],
         "Not compared": [{"suite": a.cell.suite} | about(a.cell) | {"why": a.what} for a in found.apart if a.what != NOWHERE],
     }
@@ -301,8 +308,8 @@ def _time_columns(time: Time) -> dict[str, Any]:
     }
 
 
-def _said(verdict: str, cell: Cell, found: Findings) -> str:
-    return f"{verdict}, allowed" if verdict in (COSTLIER, SLOWER) and found.allows(cell) else verdict
+def _said(verdict: str, one: Cost | Time, found: Findings) -> str:
+    return f"{verdict}, allowed" if one.worse and found.allows(one.cell) else verdict
 
 
 def _where(cell: Cell) -> str:

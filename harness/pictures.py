@@ -42,17 +42,17 @@ def curves(records: Sequence[Record], points: Callable[[Record], Mapping[int, An
 def figure(
     of: Mapping[str, Curve],
     label: str,
-    places: tuple[str, str],
+    place: str,
     line: int | None = None,
     chance: float | None = None,
     paired: bool = True,
     log: str = "x",
     share: bool = False,
 ) -> "Figure":
-    """Means over all samples of all seeds. `places` is what the first panel says under its axis, and the others.
+    """Means over all samples of all seeds, against a `place`, which is said under each axis.
 
-    `line` is a place to mark; `chance` a value; `log` names the axes that are logarithmic. `paired` says that sample i is of the
-    same question at every place. What has a chance is not. A `share` lies between 0 and 1, whatever an interval says.
+    `line` is where training ends; `chance` a value; `log` names the logarithmic axes. `paired` says that sample i is of the same
+    question at every place. What has a chance is not. That, and a `share`, ends at 0 and 1, whatever an interval says.
     """
     import matplotlib
 
@@ -85,10 +85,10 @@ def figure(
         if "y" in log:
             axis.set_yscale("log")
         axis.set_title(title)
-        axis.set_xlabel(places[title != next(iter(panels))])
+        axis.set_xlabel(f"{place}; the line is the training length" if line is not None and axis is axes[0][0] else place)
         axis.legend(fontsize=7, frameon=False)
     middles = [y for curve in of.values() for y in _line(curve)[1]]
-    if share:
+    if share or chance is not None:
         axes[0][0].set_ylim(-0.03, 1.03)
     elif "y" in log and middles and min(middles) > 0:
         axes[0][0].set_ylim(min(middles) / 2, max(middles) * 2)  # bands may reach down to nothing

@@ -7,7 +7,7 @@ minute of training: what does not show at this size is not thereby wrong.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from harness import interval
 from harness.cell import OK, Record
@@ -16,20 +16,21 @@ from harness.claims import verdict
 only_tells = True  # no record hangs on it
 
 
-class Quantity(Protocol):
-    """What was measured of a model, `of` being the subject of its records, in a task."""
+@dataclass(frozen=True)
+class Quantity:
+    """What was measured of a model in a task: `of` is the subject of its records, and `keys` lead to it in their values."""
 
-    @property
-    def of(self) -> str: ...
-
-    @property
-    def task(self) -> str: ...
+    of: str
+    task: str
+    keys: tuple[str, ...]
+    told: str  # as a table says it
 
     def samples(self, values: Mapping[str, Any]) -> Any:
         """A number a trial, the same trials of all models; a sentence or nothing where it was not measured."""
-
-    def told(self) -> str:
-        """As a table says it."""
+        found: Any = values
+        for key in self.keys:
+            found = found.get(key, {})
+        return found
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def readings(records: Sequence[Record], claims: Sequence[Claim]) -> list[dict[st
                 {
                     "claim": claim.sentence,
                     "arXiv": claim.source,
-                    "compares": f"{claim.more.told()}, less {claim.less.told()}",
+                    "compares": f"{claim.more.told}, less {claim.less.told}",
                     "claimed": f"{bound} {claim.margin:g}",
                     "difference": round(middle, 3),
                     "difference ±": round(width, 3),

@@ -1,9 +1,8 @@
 """What references of encoders share: they read a text at once, rows of a piece see each other, and they say one thing of all."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
-from torch import Tensor
 
 from harness.spec import Bunch, Spec
 from harness.specs._decoder import Mix, a_batch_is_its_rows, join, sharp, split
@@ -25,13 +24,6 @@ def full_rotary(h: int) -> Mix:
     return mix
 
 
-def short_first(ids: Tensor, size: int) -> Sequence[Tensor]:
-    """Segments of `size` tokens, full from the right; the first has the rest, where there is one."""
-    n = ids.shape[1]
-    rest = n % size
-    return ids.split([rest] * (rest > 0) + [size] * (n // size), 1)
-
-
 def give_laws(spec: Spec, segments: Callable[[Bunch], int]) -> None:
     """Give an encoder spec the laws and the input family that all have; a text of t tokens is so many segments."""
     spec.law(a_batch_is_its_rows)
@@ -41,22 +33,3 @@ def give_laws(spec: Spec, segments: Callable[[Bunch], int]) -> None:
     def what_fits_into_one_segment_does_not_know_how_long_it_could_be(run, x: Bunch, rng):
         n, count = x.ids.shape[1], segments(x)
         return run(x, t=count * n).logits, run(x, t=count * n + rng.randrange(count, 9 * count)).logits
-
-
-def mistaken_mix(turn=rotary, place=torch.arange, visibility: str = "full") -> Callable[[int], Mix]:
-    """Attention that differs from `full_rotary` in what is turned, by which place, or in what is seen."""
-
-    def for_heads(h: int) -> Mix:
-        def mix(x, project):
-            q, k, v = (split(project(x, name), h) for name in "qkv")
-            position = place(x.shape[1])
-            return project(join(attention(turn(q, position), turn(k, position), v, visibility=visibility)), "o")
-
-        return mix
-
-    return for_heads
-
-
-def as_it_is(x: Tensor, position: Tensor) -> Tensor:
-    """In the place of `rotary`: nothing is turned."""
-    return x

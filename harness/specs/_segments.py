@@ -1,6 +1,6 @@
 """What references of language models share that run transformer blocks over rows which are not all tokens of one sequence."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -30,3 +30,29 @@ def causal_rotary(h: int) -> Mix:
         return project(join(attention(rotary(q, position), rotary(k, position), v, visibility="causal")), "o")
 
     return mix
+
+
+def short_first(ids: Tensor, size: int) -> Sequence[Tensor]:
+    """Segments of `size` tokens, full from the right; the first has the rest, where there is one."""
+    n = ids.shape[1]
+    rest = n % size
+    return ids.split([rest] * (rest > 0) + [size] * (n // size), 1)
+
+
+def mistaken_mix(turn=rotary, place=torch.arange, visibility: str = "full") -> Callable[[int], Mix]:
+    """Attention that differs from that with rotary positions in what is turned, by which place, or in what is seen."""
+
+    def for_heads(h: int) -> Mix:
+        def mix(x, project):
+            q, k, v = (split(project(x, name), h) for name in "qkv")
+            position = place(x.shape[1])
+            return project(join(attention(turn(q, position), turn(k, position), v, visibility=visibility)), "o")
+
+        return mix
+
+    return for_heads
+
+
+def as_it_is(x: Tensor, position: Tensor) -> Tensor:
+    """In the place of `rotary`: nothing is turned."""
+    return x

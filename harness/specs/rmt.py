@@ -22,10 +22,8 @@ import torch
 from torch import Tensor
 
 from harness.spec import Bunch, spec
-from harness.specs._decoder import CONTRACT, PARAMETERS, SIZES, Mix, give_laws, join, layers, linear, norm, split
-from harness.specs._segments import blocks, causal_rotary
-from harness.specs.attention import attention
-from harness.specs.rotary import rotary
+from harness.specs._decoder import CONTRACT, PARAMETERS, SIZES, Mix, give_laws, layers, linear, norm
+from harness.specs._segments import as_it_is, blocks, causal_rotary, mistaken_mix, short_first
 
 CASES = {
     "plain": {"n": 43},
@@ -130,25 +128,6 @@ def _mistaken(
     )
 
 
-def _mixed(turn=rotary, place=lambda n: torch.arange(n), visibility="causal"):
-    """Attention that differs from `causal_rotary` in what is turned, by which place, or in what is seen."""
-
-    def for_heads(h):
-        def mix(x, project):
-            q, k, v = (split(project(x, name), h) for name in "qkv")
-            position = place(x.shape[1])
-            return project(join(attention(turn(q, position), turn(k, position), v, visibility=visibility)), "o")
-
-        return mix
-
-    return for_heads
-
-
-def _short_first(ids: Tensor, size: int) -> list[Tensor]:
-    short = ids.shape[1] % size
-    return [part for part in (ids[:, :short], *ids[:, short:].split(size, 1)) if part.shape[1]]
-
-
 def _from_the_start(ids, memory, parameters, mix):
     return between_memories(ids, _learned(ids, parameters), parameters, mix)
 
@@ -189,16 +168,16 @@ def _memory_is_unplaced(n):
     return (torch.arange(n) - 5).clamp(0, n - 11)
 
 
-_mistaken("sees the future within a segment", mix=_mixed(visibility="full"))
-_mistaken("rows have no positions", mix=_mixed(turn=lambda x, position: x))
-_mistaken("memory has no places of its own", mix=_mixed(place=_memory_is_unplaced))
+_mistaken("sees the future within a segment", mix=mistaken_mix())
+_mistaken("rows have no positions", mix=mistaken_mix(as_it_is, visibility="causal"))
+_mistaken("memory has no places of its own", mix=mistaken_mix(place=_memory_is_unplaced, visibility="causal"))
 _mistaken("each segment begins with the learned memory", read=_from_the_start)
 _mistaken("the copy to be written is the learned memory", read=_writes_over_the_start)
 _mistaken("what is handed on stands where memory was read", read=_hands_on_what_was_read)
 _mistaken("memory is handed on before the last norm", read=_hands_on_before_the_norm)
 _mistaken("what is written is added to the memory", read=_adds_to_the_memory)
 _mistaken("memory does not hear the last token of a segment", read=_writes_one_token_early)
-_mistaken("the first segment is the short one", segments=_short_first)
+_mistaken("the first segment is the short one", segments=short_first)
 _mistaken("segments are one token too long", segments=lambda ids, size: ids.split(size + 1, 1))
 _mistaken("a segment counts the memory as its tokens", segments=lambda ids, size: ids.split(max(1, size - 10), 1))
 _mistaken("the gradient stops at each hand-over", reached=lambda reach: 0)

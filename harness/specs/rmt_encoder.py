@@ -24,8 +24,8 @@ from torch import Tensor
 
 from harness.spec import Bunch, spec
 from harness.specs._decoder import PARAMETERS, SIZES, Mix, layers, linear, norm
-from harness.specs._encoder import ONE_ANSWER, ROWS_OF_THE_BATCH, as_it_is, full_rotary, give_laws, mistaken_mix, short_first
-from harness.specs._segments import blocks, causal_rotary
+from harness.specs._encoder import ONE_ANSWER, ROWS_OF_THE_BATCH, full_rotary, give_laws
+from harness.specs._segments import as_it_is, blocks, causal_rotary, mistaken_mix, short_first
 
 CASES = {
     "plain": {"n": 43},

@@ -5,6 +5,7 @@ paper has it: outlier features are found call by call, and meet the weights as t
 nothing is saved. bitsandbytes keeps codes alone, and so does `llm_int8_codes`.
 """
 
+from abc import ABC, abstractmethod
 from functools import partial
 from typing import Any
 
@@ -84,22 +85,16 @@ class RotaryAttention(CausalAttention):
         return F.scaled_dot_product_attention(turn(q, angles), k, v), (k, v)
 
 
-class Quantized(nn.Linear):
-    """A linear layer that keeps codes of its matrix as buffers, and multiplies with what comes back from them.
+class Quantized(nn.Linear, ABC):
+    """A linear layer that keeps codes of its matrix as buffers.
 
-    A scheme says `packed(w)`, the tensors to be kept by name, and `matrix()`, what comes back. Once the decoder has given the
+    A scheme says `packed(w)`, the tensors to be kept by name. Once the decoder has given the
     first values, `weight` stands there for its name and shape alone. A matrix that is loaded under this name is packed; state
     dicts hold the codes.
     """
 
-    def packed(self, w: Tensor) -> dict[str, Tensor]:
-        raise NotImplementedError
-
-    def matrix(self) -> Tensor:
-        raise NotImplementedError
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.matrix(), self.bias)
+    @abstractmethod
+    def packed(self, w: Tensor) -> dict[str, Tensor]: ...
 
     def start(self) -> None:
         for name, tensor in self.packed(self.weight.detach()).items():
@@ -137,7 +132,17 @@ class Quantized(nn.Linear):
         missing[:] = [absent for absent in missing if absent != name]  # where no matrix came, its codes did, or are missing
 
 
-class NormalFloat(Quantized):
+class WeightOnly(Quantized):
+    """It multiplies with `matrix()`, what comes back from the codes."""
+
+    @abstractmethod
+    def matrix(self) -> Tensor: ...
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.matrix(), self.bias)
+
+
+class NormalFloat(WeightOnly):
     """NF4: 4 bits an element, and a float32 magnitude for each block of 64."""
 
     def packed(self, w: Tensor) -> dict[str, Tensor]:
@@ -165,7 +170,7 @@ class NormalFloatTwice(NormalFloat):
         return from_blocks(self.magnitude.long(), self.deviation, 256, dynamic_map()) + self.mean
 
 
-class AbsmaxInt4(Quantized):
+class AbsmaxInt4(WeightOnly):
     """Codes -7 ... 7, and a float32 step for each row."""
 
     def packed(self, w: Tensor) -> dict[str, Tensor]:

@@ -1,48 +1,11 @@
 """Claims of the papers on learning in context, trial by trial; `harness.readings` reads them."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-
-from harness.readings import Claim, short
+from harness.readings import Claim, Quantity, short
 
 from .baselines import EXACT
 from .training import TRAINED, TUNED
 
 only_tells = True  # no record hangs on it
-
-
-@dataclass(frozen=True)
-class Score:
-    """The one number of a probe, of a model or of a baseline that was asked the same trials."""
-
-    of: str
-    task: str
-    whose: str = TRAINED
-
-    def samples(self, values: Mapping[str, Any]) -> Any:
-        """By trial."""
-        return values["score"].get(self.whose)
-
-    def told(self) -> str:
-        return f"{short(self.of) if self.whose == TRAINED else self.whose} in {self.task}"
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column of a probe, after training or after symbol tuning."""
-
-    of: str
-    task: str
-    name: str
-    after: str = TRAINED
-
-    def samples(self, values: Mapping[str, Any]) -> Any:
-        """By trial; nothing where it was not measured."""
-        return values["found"].get(self.after, {}).get(self.name)
-
-    def told(self) -> str:
-        return f"{short(self.of)} {self.after} ({self.name})"
 
 
 ROPE, LSTM = "transformer_rope/torch_sdpa", "lstm_lm/torch_lstm"
@@ -52,54 +15,58 @@ HOLDS = 0.05  # share right, or of the variance: less than this is no change wor
 ORDINARY, FLIPPED, HELD_OUT = "prior, 0 %", "context, 100 %", "symbols, of two"
 
 
-def _tuned(name: str) -> Column:
-    return Column(ROPE, "remapping", name, TUNED)
+def score(of: str, task: str, whose: str = TRAINED) -> Quantity:
+    """The one number of a probe, of a model or of a baseline that was asked the same trials."""
+    return Quantity(of, task, ("score", whose), f"{short(of) if whose == TRAINED else whose} in {task}")
 
 
-def _trained(name: str) -> Column:
-    return Column(ROPE, "remapping", name)
+def labels(name: str, after: str = TRAINED) -> Quantity:
+    """One column of the labels that are remapped, of RoPE after training or after symbol tuning."""
+    return Quantity(ROPE, "remapping", ("found", after, name), f"{short(ROPE)} {after} ({name})")
 
 
 CLAIMS = (
-    Claim("attention recalls more than a long convolution", "2312.04927", Score(ROPE, "mqar"), Score(HYENA, "mqar")),
+    Claim("attention recalls more than a long convolution", "2312.04927", score(ROPE, "mqar"), score(HYENA, "mqar")),
     Claim(
         "a long convolution recalls as attention does",
         "2302.10866",
-        Score(ROPE, "mqar"),
-        Score(HYENA, "mqar"),
+        score(ROPE, "mqar"),
+        score(HYENA, "mqar"),
         HOLDS,
         by_less=True,
     ),
-    Claim("attention recalls more than linear attention", "2402.18668", Score(ROPE, "mqar"), Score(LINEAR, "mqar")),
-    Claim("RetNet recalls as attention does", "2307.08621", Score(ROPE, "mqar"), Score(RETNET, "mqar"), HOLDS, by_less=True),
-    Claim("NF4 keeps what is learned in context", "2305.14314", Score(ROPE, "mqar"), Score(NF4, "mqar"), HOLDS, by_less=True),
+    Claim("attention recalls more than linear attention", "2402.18668", score(ROPE, "mqar"), score(LINEAR, "mqar")),
+    Claim("RetNet recalls as attention does", "2307.08621", score(ROPE, "mqar"), score(RETNET, "mqar"), HOLDS, by_less=True),
+    Claim("NF4 keeps what is learned in context", "2305.14314", score(ROPE, "mqar"), score(NF4, "mqar"), HOLDS, by_less=True),
     Claim(
         "two layers of attention learn induction",
         "2209.11895",
-        Score(ROPE, "induction", EXACT),
-        Score(ROPE, "induction"),
+        score(ROPE, "induction", EXACT),
+        score(ROPE, "induction"),
         HOLDS,
         by_less=True,
     ),
     Claim(
         "a transformer comes near least squares",
         "2208.01066",
-        Score(ROPE, "regression", EXACT),
-        Score(ROPE, "regression"),
+        score(ROPE, "regression", EXACT),
+        score(ROPE, "regression"),
         HOLDS,
         by_less=True,
     ),
     Claim(
-        "a transformer learns unseen automata better than an LSTM", "2401.12973", Score(ROPE, "automata"), Score(LSTM, "automata")
+        "a transformer learns unseen automata better than an LSTM", "2401.12973", score(ROPE, "automata"), score(LSTM, "automata")
     ),
     Claim(
         "a transformer learns them better than RetNet",
         "2401.12973",
-        Score(ROPE, "automata"),
-        Score(RETNET, "automata"),
+        score(ROPE, "automata"),
+        score(RETNET, "automata"),
     ),
-    Claim("who met flipped labels in training follows them", "2303.03846", _trained(FLIPPED), _trained("prior, 100 %")),
-    Claim("symbol tuning teaches symbols that it did not show", "2305.08298", _tuned(HELD_OUT), _trained(HELD_OUT)),
-    Claim("symbol tuning keeps ordinary labels", "2305.08298", _trained(ORDINARY), _tuned(ORDINARY), HOLDS, by_less=True),
-    Claim("symbol tuning keeps following flipped labels", "2305.08298", _trained(FLIPPED), _tuned(FLIPPED), HOLDS, by_less=True),
+    Claim("who met flipped labels in training follows them", "2303.03846", labels(FLIPPED), labels("prior, 100 %")),
+    Claim("symbol tuning teaches symbols that it did not show", "2305.08298", labels(HELD_OUT, TUNED), labels(HELD_OUT)),
+    Claim("symbol tuning keeps ordinary labels", "2305.08298", labels(ORDINARY), labels(ORDINARY, TUNED), HOLDS, by_less=True),
+    Claim(
+        "symbol tuning keeps following flipped labels", "2305.08298", labels(FLIPPED), labels(FLIPPED, TUNED), HOLDS, by_less=True
+    ),
 )

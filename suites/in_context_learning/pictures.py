@@ -23,21 +23,19 @@ OVER = {
 def of(good: Sequence[Record]) -> dict[str, Any]:
     """Figures by title, of the records of one scale."""
     found: dict[str, Any] = {}
-    for probe, (places, label) in OVER.items():
+    for probe, (place, label) in OVER.items():
         if own := [r for r in good if r.cell.case == probe]:
             log = "xy" if probe == "regression" else "x"
             chance = None if probe == "regression" else own[0].values["chance"]
             drawn = pictures.curves(
                 own, lambda r: {_number(name): samples for name, samples in r.values["found"][TRAINED].items()}
             )
-            found[probe] = pictures.figure(
-                drawn, label, (places, places), chance=chance, paired=False, log=log, share=chance is not None
-            )
+            found[probe] = pictures.figure(drawn, label, place, chance=chance, paired=False, log=log)
     if own := [r for r in good if r.cell.case == "remapping"]:
         drawn = pictures.curves(own, lambda r: {p: r.values["found"][TRAINED][f"prior, {p} %"] for p in FLIPS})
-        places = "labels of the context that are flipped, %"
+        place = "labels of the context that are flipped, %"
         found["flipped labels"] = pictures.figure(
-            drawn, "agrees with what training taught", (places, places), paired=False, log="", share=True
+            drawn, "agrees with what training taught", place, paired=False, log="", share=True
         )
     return found
 

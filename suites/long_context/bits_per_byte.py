@@ -44,7 +44,7 @@ def ends(documents: Sequence[bytes], longest: int, count: int) -> list[tuple[int
 
 
 class Measured(NamedTuple):
-    """Bits per byte of each window: by context, or why that is unsupported; and by the end of a bin of positions.
+    """Bits per byte of each window: by context, or why that is unsupported; where asked for, by the end of a bin of positions.
 
     The positions are those of the longest context that is supported.
     """
@@ -60,8 +60,9 @@ def measure(
     scored: int,
     count: int,
     report: Callable[[float, str], None] | None = None,
+    positions: bool = False,
 ) -> Measured:
-    """At each context bits per byte of the last `scored` bytes of each of `count` windows; at the longest, by position too.
+    """At each context bits per byte of the last `scored` bytes of each of `count` windows; at the longest, by `positions` too.
 
     `model` maps ids[b n] to logits[b n v]; it is asked without gradients. The same documents give the same windows.
     """
@@ -72,12 +73,13 @@ def measure(
         if report:
             report(i / len(contexts), f"bits per byte at {context}")
         try:
-            each = _each(model, documents, places, context)
+            each = _last(model, documents, places, context, context if positions else scored)
         except Unsupported as reason:
             bits[context] = str(reason)
             continue
         bits[context] = each[:, -scored:].mean(1).tolist()
-        by_position = {stop: each[:, start:stop].mean(1).tolist() for start, stop in bins(context)}
+        if positions:
+            by_position = {stop: each[:, start:stop].mean(1).tolist() for start, stop in bins(context)}
     return Measured(bits, by_position)
 
 
@@ -101,23 +103,23 @@ def further(
     if not reach:
         return {"context": far, "windows": [], "bits": f"no window has {far} bytes of its document before its end"}
     try:
-        each = _each(model, documents, [places[i] for i in reach], far)
-        return {"context": far, "windows": reach, "bits": each[:, -scored:].mean(1).tolist()}
+        last = _last(model, documents, [places[i] for i in reach], far, scored)
+        return {"context": far, "windows": reach, "bits": last.mean(1).tolist()}
     except Unsupported as reason:
         return {"context": far, "windows": reach, "bits": str(reason)}
 
 
 @torch.inference_mode()
-def _each(
-    model: Callable[[Tensor], Tensor], documents: Sequence[bytes], places: Sequence[tuple[int, int]], context: int
+def _last(
+    model: Callable[[Tensor], Tensor], documents: Sequence[bytes], places: Sequence[tuple[int, int]], context: int, scored: int
 ) -> Tensor:
-    """Bits of every byte of every window: [windows context], on the CPU."""
+    """Bits of each of the last `scored` bytes of every window: [windows scored], on the CPU."""
     ids = torch.tensor([list(documents[document][end - context : end + 1]) for document, end in places])
     told: list[Tensor] = []
     for logits in room.in_parts(model, ids[:, :-1], AT_ONCE):
         done = sum(map(len, told))
-        wanted = ids[done : done + len(logits), 1:]
-        loss = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none")
+        wanted = ids[done : done + len(logits), -scored:]
+        loss = F.cross_entropy(logits[:, -scored:].flatten(0, 1), wanted.flatten(), reduction="none")
         told.append(loss.view_as(wanted) * BITS)
     return torch.cat(told)
 

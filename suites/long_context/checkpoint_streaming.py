@@ -19,15 +19,11 @@ from harness.connect import checkpoint
 from harness.implementation import Implementation
 
 from . import rows, streaming
+from .checkpoint import cost as cost
 from .checkpoint import named
-from .scales import scale_of, text_of
+from .scales import text_of
 
 STREAM_TIMES = 64  # training lengths in a stream: twice as far as where a state must have stopped growing
-
-
-def cost(cell: Cell) -> float:
-    """About how many seconds a cell takes on one core; it hangs on the model, which is not looked at here."""
-    return float(scale_of(cell)["cost_s"])
 
 
 def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, str], None]) -> Answer | dict[str, Any]:

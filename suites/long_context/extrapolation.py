@@ -35,7 +35,13 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
         with suppress(Unsupported):  # the tables below say so
             judge.check_causal(done.model, _beginnings(corpus.held_out, context).to(cell.device))
     bits, by_position = bits_per_byte.measure(
-        ask, corpus.held_out, contexts, length // 2, scale["windows"], lambda share, doing: progress(0.72 + 0.14 * share, doing)
+        ask,
+        corpus.held_out,
+        contexts,
+        length // 2,
+        scale["windows"],
+        lambda share, doing: progress(0.72 + 0.14 * share, doing),
+        positions=True,
     )
     return {
         "text": corpus.name,

@@ -23,5 +23,4 @@ def figure(
 ) -> "Figure":
     """What records hold under a key, by context; `log` where the values have no bounds, `paired` and `chance` as there."""
     of = pictures.curves(good, lambda record: {int(context): samples for context, samples in record.values[key].items()})
-    places = ("bytes; the line is the training length", "bytes")
-    return pictures.figure(of, label, places, length, chance, paired, "xy" if log else "x", share=chance is not None)
+    return pictures.figure(of, label, "bytes", length, chance, paired, "xy" if log else "x")

@@ -78,7 +78,7 @@ def test_every_byte_of_the_longest_window_is_scored_by_its_position():
         late = (torch.arange(ids.shape[1]) >= 32)[:, None]
         return torch.where(late, counting(ids), uniform(ids))
 
-    found = bpb.measure(knows_after, DOCUMENTS[:1], [100, 20], scored=8, count=6).by_position
+    found = bpb.measure(knows_after, DOCUMENTS[:1], [100, 20], scored=8, count=6, positions=True).by_position
     assert list(found) == [16, 32, 64, 100]
     assert found[32] == pytest.approx([8.0] * 6)
     assert found[64] == found[100] == pytest.approx([3.0] * 6, abs=1e-5)
@@ -90,7 +90,7 @@ def test_positions_are_those_of_the_longest_context_that_is_supported():
             raise Unsupported("positions end at 32")
         return uniform(ids)
 
-    assert list(bpb.measure(short, DOCUMENTS, [32, 64], scored=8, count=6).by_position) == [16, 32]
+    assert list(bpb.measure(short, DOCUMENTS, [32, 64], scored=8, count=6, positions=True).by_position) == [16, 32]
 
 
 def test_late_failures_count_in_full():
