@@ -161,16 +161,61 @@ def _of_kernels(records: Sequence[Record]) -> Iterator[Mark]:
 
 
 def _of_long_context(records: Sequence[Record]) -> Iterator[Mark]:
-    """Bits per byte and share recalled at the training length and far beyond it, over all seeds."""
-    good = [r for r in records if r.outcome == OK and r.cell.case == "extrapolation"]
-    for (subject, *about), mates in _by(good, lambda r: (r.cell.subject, r.cell.settings["scale"], r.cell.device)):
-        for times in (1, FAR):
-            for name, key, more in (("bits per byte", "bits_per_byte", False), ("share recalled", "recall", True)):
-                found = [r.values[key].get(str(times * r.values["length"])) for r in mates]
-                samples = [float(x) for of in found if isinstance(of, list) for x in of]
-                if samples:
-                    question = ", ".join(filter(None, [f"{name} at {times} x the training length", _place(*about)]))
-                    yield Mark(subject, "", question, statistics.mean(samples), more)
+    """What each task tells first, at the training length or far beyond it, over all seeds."""
+    tasks = list(OF_TASKS)
+    good = [r for r in records if r.outcome == OK and r.cell.case in tasks]
+    about = lambda r: (r.cell.subject, tasks.index(r.cell.case), r.cell.settings["scale"], r.cell.device)  # noqa: E731
+    for (subject, at, *place), mates in _by(good, about):
+        task = tasks[at]
+        of_each = [OF_TASKS[task](r.values) for r in mates]
+        for question in dict.fromkeys(question for found in of_each for question in found):
+            samples = [float(x) for found in of_each for x in _numbers(found.get(question))]
+            if samples:
+                told = question if task == "extrapolation" else f"{task}: {question}"
+                value, more = statistics.mean(samples), question.startswith("share")
+                yield Mark(subject, "", ", ".join(filter(None, [told, _place(*place)])), value, more)
+
+
+def _extrapolation(values: Mapping[str, Any]) -> dict[str, Any]:
+    of = {"bits per byte": values["bits_per_byte"], "share recalled": values["recall"]}
+    far = {times: str(times * values["length"]) for times in (1, FAR)}
+    return {f"{name} at {times} x the training length": by.get(n) for times, n in far.items() for name, by in of.items()}
+
+
+def _depth(values: Mapping[str, Any]) -> dict[str, Any]:
+    """All depths together."""
+    return {f"share recalled at {FAR} x the training length": values["recall"].get(str(FAR * values["length"]))}
+
+
+def _streaming(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Nothing of a stream that was left before its end."""
+    if values["stopped"]:
+        return {}
+    last = values["bits"][-len(values["bits"]) // 4 :]
+    return {"bits per byte over the last quarter": last, "bytes carried at the end": values["state_bytes"][-1:]}
+
+
+def _memory_task(values: Mapping[str, Any]) -> dict[str, Any]:
+    last = max(values["accuracy"], key=int)
+    return {f"share right at {last} segments": values["accuracy"][last]}
+
+
+# By task of suite=long-context: questions of its card, with the numbers of one record, nested as they are stored.
+OF_TASKS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
+    "extrapolation": _extrapolation,
+    "depth": _depth,
+    "streaming": _streaming,
+    **dict.fromkeys(("memorize", "detect", "reason"), _memory_task),
+}
+
+
+def _numbers(stored: Any) -> Iterator[float]:
+    """Every number of nested lists and mappings; a sentence in their place has none."""
+    if isinstance(stored, int | float):
+        yield stored
+    elif isinstance(stored, Mapping | list):
+        for part in stored.values() if isinstance(stored, Mapping) else stored:
+            yield from _numbers(part)
 
 
 def _of_in_context_learning(records: Sequence[Record]) -> Iterator[Mark]:

@@ -93,6 +93,26 @@ def test_long_context_at_once_and_sixteen_times_the_training_length():
     assert found["share recalled at 1 x the training length"]["its own"] == 0.75
 
 
+def test_long_context_tells_of_streams_and_memory_tasks():
+    def asked(subject: str, case: str, values: dict) -> Record:
+        return record("long-context", subject, values, case=case, settings={"scale": "default", "text": ""})
+
+    blocks = {"bits": [[4.0, 4.0]] * 3 + [[1.0, 2.0]], "state_bytes": [10, 20, 30, 40]}
+    records = [
+        asked("rmt/torch_sdpa", "reason", {"accuracy": {"4": [1.0], "16": [1.0, 0.0]}}),
+        asked("rmt/torch_sdpa", "streaming", {**blocks, "stopped": ""}),
+        asked("lstm_lm/torch_lstm", "streaming", {**blocks, "stopped": "its state grows"}),
+        asked("rmt/torch_sdpa", "depth", {"length": 4, "recall": {"4": {"0": [9.0]}, "64": {"0": [1.0], "0.5": [0.0]}}}),
+    ]
+    found = {row["question"]: (row["its own"], row["place"]) for row in rows(["rmt/torch_sdpa"], records, "Long context")}
+    assert found == {
+        "depth: share recalled at 16 x the training length": (0.5, "1 of 1"),
+        "streaming: bits per byte over the last quarter": (1.5, "1 of 1"),
+        "streaming: bytes carried at the end": (40.0, "1 of 1"),
+        "reason: share right at 16 segments": (0.5, "1 of 1"),
+    }, "what was stopped is in no field, and the last blocks and segments count"
+
+
 def test_of_scores_in_context_more_is_better():
     def told(subject: str, right: float) -> Record:
         values = {"score": {"trained": [right], "exact solver": [1.0], "context-blind": [0.0]}}
