@@ -134,14 +134,19 @@ def _check_repeats(contestant: "Implementation", case: Case, drawn: Bunch, wrt: 
 
 
 def _step_by_step(contestant: "Implementation", x: Bunch, case: Case) -> Bunch:
-    """Logits [b n v] of a model that is given one token at a time, and nothing else but its own state."""
+    """Logits [b n v] of a model that is given one token at a time, and nothing else but its own state.
+
+    It reads another text in turn with this one: what goes from step to step past the state is of the wrong text.
+    """
     model: Any = contestant.model(x, case)
     check_stepwise(model)
-    state, logits = None, []
+    logits: list[Tensor] = []
+    state = others = None
     with torch.no_grad():
-        for ids in x.ids.unbind(1):
+        for ids, other in zip(x.ids.unbind(1), x.ids.flip(1).unbind(1), strict=True):
             one, state = model.step(ids, state)
             logits.append(one)
+            _, others = model.step(other, others)
     return Bunch(logits=torch.stack(logits, 1))
 
 

@@ -81,9 +81,9 @@ class Implementation:
             torch.manual_seed(0)
             made_here = not case.values.get("model")  # a checkpoint is asked as it came
             for parameter in self._module(first).parameters():
-                if made_here and parameter.dim() > 1 and not parameter.any():
-                    # A matrix of zeros would hide what comes before it.
-                    nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
+                if made_here and parameter.numel() and not parameter.any():
+                    # A matrix of zeros, or a gate, would hide what comes before it.
+                    nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5 if parameter.dim() else 1.0)
         return self._module(first).to(case.device, case.dtype)
 
     def _module(self, case: Case) -> nn.Module:
@@ -92,6 +92,9 @@ class Implementation:
             raise ContractError(
                 f"{self.spec.name} is a model, so prepare(case) must return an nn.Module; got {type(module).__name__}"
             )
+        for part in module.modules():
+            # As it is measured. cuDNN gives gradients of recurrent layers while training alone; without dropout these are alike.
+            part.training = isinstance(part, nn.RNNBase) and not part.dropout
         return module
 
     def outputs(self, x: Mapping[str, Tensor], case: Case) -> Bunch:

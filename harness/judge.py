@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from harness import Unsupported, cost, rounding, verdict
 from harness.cell import OK, WRONG, Answer, Cell
@@ -21,6 +21,8 @@ from harness.isolated import Isolated
 from harness.spec import GRADIENT, Bunch, Case, Spec, dice
 
 Contestant = Implementation | Isolated
+HALF, QUARTER = 0.5, 0.25  # of the digits
+TURNS = "  token by token, with another text read in turn by the same model: all that one step hands on must be in its state"
 
 
 def values(contestant: Contestant, case: Case, family: str, seed: int = 0, form: str = "whole") -> Answer:
@@ -41,6 +43,8 @@ def values(contestant: Contestant, case: Case, family: str, seed: int = 0, form:
         budget = {name: _half_the_digits(tensor, case.dtype) for name, tensor in exact.items()}
         truths = lambda low_precision: (exact, budget)  # noqa: E731
     answer = verdict.judge(truths, got, verdict.axes_of(spec, case), _allowance(spec, case.dtype)).answer
+    if form == "step" and answer.outcome == WRONG:
+        answer = replace(answer, note=f"{answer.note}\n{TURNS}")
     return Answer(answer.outcome, answer.values, answer.note or refused)
 
 
@@ -58,21 +62,6 @@ def whole(contestant: Contestant, options: Mapping[str, Any], seed: int = 0, dev
         if answer.outcome == OK:
             answer, broken = law(contestant, case, name, seed), f"breaks the law: {name.replace('_', ' ')}"
     return answer if answer.outcome == OK else replace(answer, note=f"not trained, for it {broken}\n{answer.note}")
-
-
-def check_causal(model: nn.Module, ids: Tensor) -> None:
-    """ContractError where what a trained model says of the first half of ids[b n] hangs on the second.
-
-    Untrained, a model may not show it, and at other lengths neither: this is asked of each as it is measured."""
-    half = ids.shape[1] // 2
-    later = torch.cat([ids[:, :half], ids[:, half:].flip(1)], 1)
-    with torch.no_grad():
-        one, other = (model(given)[:, :half].double() for given in (ids, later))
-    allowed = _half_the_digits(one, torch.float32).square().mean(-1).sqrt()
-    off = ((one - other).square().mean(-1).sqrt() > allowed).any(0)
-    if off.any():
-        at = int(off.nonzero()[0])
-        raise ContractError(f"trained, it sees the future: of {ids.shape[1]} tokens, number {at} hears of those from {half} on")
 
 
 _before: dict[tuple[Any, ...], Answer] = {}  # verdicts in small cases, by who is asked: the same at every length
@@ -98,8 +87,8 @@ def before_work(contestant: Contestant, cell: Cell, question: Question, small: C
 def at_work(contestant: Contestant, question: Question, i: int, got: Mapping[str, Tensor]) -> Answer:
     """What was timed or weighed, sample i, against the reference in float64 on the same inputs, at the same sizes.
 
-    Half the digits must be right, a quarter where the spec jumps: of each row, or of a tenth of the largest. The budget, which
-    is finer, is found at small sizes, by `values`: here it would take as many minutes as the code takes seconds."""
+    By their digits: the budget, which is finer, is found at small sizes, by `values`; here it would take as many minutes as the
+    code takes seconds."""
     spec, case = contestant.spec, question.case
     x = cost.inputs(spec, question, i)
     wrt = cost.wanted(spec, case, question.form)
@@ -114,8 +103,12 @@ def at_work(contestant: Contestant, question: Question, i: int, got: Mapping[str
         truth = {"logits": truth["logits"][:, -cost.STEPS :]}
     if set(got) != set(truth) or any(got[name].shape != t.shape for name, t in truth.items()):
         return Answer(WRONG, {}, "  what was timed is not what was asked for")
-    jumps = bool(spec.costs and spec.costs.jumps)
-    share = 0.25 if jumps else 0.5
+    return by_the_digits(spec, case, truth, got)
+
+
+def by_the_digits(spec: Spec, case: Case, truth: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> Answer:
+    """Whether half the digits are right, a quarter where the spec jumps: of each row, or of a tenth of the largest."""
+    share = digits_of(spec)
     budget = {name: _half_the_digits(tensor, case.dtype, 0.1, share) for name, tensor in truth.items()}
     # Gradients that cancel to nothing keep the rounding of those that do not.
     gradients = [name for name in truth if name.endswith(GRADIENT)]
@@ -126,9 +119,22 @@ def at_work(contestant: Contestant, question: Question, i: int, got: Mapping[str
         lambda low_precision: (truth, budget),
         {"": got},
         verdict.axes_of(spec, case),
-        f"{'a quarter' if jumps else 'half'} of the digits of {_short(case.dtype)}",
+        f"{'half' if share == HALF else 'a quarter'} of the digits of {_short(case.dtype)}",
     )
     return found.answer
+
+
+def digits_of(spec: Spec) -> float:
+    """The share of the digits that must be right where no budget is found."""
+    return QUARTER if spec.costs and spec.costs.jumps else HALF
+
+
+def apart(one: Tensor, other: Tensor, share: float) -> int | None:
+    """The first place [... n] at which rows of float32 differ by more than such a share of their digits leaves; None: nowhere."""
+    one, other = one.double().flatten(0, -2), other.double().flatten(0, -2)
+    allowed = _half_the_digits(one, torch.float32, 0.1, share).square().mean(-1).sqrt()
+    off = (one - other).square().mean(-1).sqrt() > allowed
+    return int(off.nonzero()[0]) if off.any() else None
 
 
 @dataclass(frozen=True)
@@ -213,7 +219,7 @@ def _truths(function: rounding.Function, x: Mapping[str, Tensor], case: Case, se
     return lambda low_precision: rounding.truth_and_budget(function, here, case.dtype, seed=seed, intermediates=low_precision)
 
 
-def _half_the_digits(tensor: Tensor, dtype: torch.dtype, of_the_largest: float = 0.0, share: float = 0.5) -> Tensor:
+def _half_the_digits(tensor: Tensor, dtype: torch.dtype, of_the_largest: float = 0.0, share: float = HALF) -> Tensor:
     """For each element the root mean square of its row, times the square root of the rounding unit (or the power that keeps such
     a share of the digits); no row counts as smaller than such a part of the largest."""
     row = tensor.double().square().mean(-1, keepdim=True).sqrt()

@@ -6,11 +6,11 @@ the two rows is theirs. A variant may name `options` of the spec.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from harness import catalogue, judge
 from harness.cell import Answer, Cell
@@ -74,14 +74,3 @@ def fresh(cell: Cell, case: Case, seed: int) -> nn.Module:
     """A new model with the first values of this seed: an implementation that was asked before would give the model of then."""
     torch.manual_seed(seed)
     return Implementation.of(cell).prepare(case).to(cell.device)
-
-
-@dataclass(frozen=True)
-class Asking:
-    """A model on a device as a function of ids[b n] on the CPU."""
-
-    model: Callable[[Tensor], Tensor]
-    device: str
-
-    def __call__(self, ids: Tensor) -> Tensor:
-        return self.model(ids.to(self.device)).cpu()

@@ -93,12 +93,39 @@ def test_zeros_at_the_start_hide_nothing():
     assert outcomes(Implementation(SPEC, prepare, {}, gradients=False))["the_future_is_invisible"] == "wrong"
 
 
-def test_a_trained_model_that_sees_the_future_is_refused():
-    ids = torch.arange(24).reshape(2, 12) % 7
-    embedding = nn.Embedding(7, 5)
-    judge.check_causal(nn.Sequential(embedding), ids)
-    with pytest.raises(ContractError, match="trained, it sees the future: of 12 tokens, number 5 hears of those from 6 on"):
-        judge.check_causal(lambda ids: embedding(ids) + embedding(ids).roll(-1, 1), ids)
+def test_a_gate_of_zero_hides_nothing():
+    class Gated(Mixer):
+        def start(self):
+            self.gate = nn.Parameter(torch.zeros(()))
+
+        def forward(self, x):
+            return x + self.gate * x.flip(1)
+
+    def prepare(case):
+        return Decoder(case.v, case.d, case.l, case.f, lambda layer: Gated(lambda x: x, case.d))
+
+    assert outcomes(Implementation(SPEC, prepare, {}, gradients=False))["the_future_is_invisible"] == "wrong"
+
+
+def test_dropout_is_off_where_a_model_is_judged():
+    def prepare(case):
+        return nn.Sequential(nn.Embedding(case.v, case.d), nn.Dropout(0.5), nn.Linear(case.d, case.v))
+
+    assert judge.values(Implementation(SPEC, prepare, {}, gradients=True), SPEC.case("plain"), "normal").outcome == "ok"
+
+
+def test_a_state_outside_the_state_is_of_the_other_text():
+    class Hoarding(RUNNING_MEAN):
+        def step(self, x, state):
+            if state is None:
+                self.hoard = None
+            y, self.hoard = super().step(x, self.hoard)
+            return y, 0
+
+    contestant = Implementation(SPEC, lambda c: Decoder(c.v, c.d, c.l, c.f, lambda _: Hoarding(c.d)), {}, gradients=False)
+    answer = judge.values(contestant, SPEC.case("plain"), "normal", form="step")
+    assert answer.outcome == "wrong"
+    assert "all that one step hands on must be in its state" in answer.note
 
 
 def test_what_is_no_module_is_refused():

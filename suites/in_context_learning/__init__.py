@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from harness import judge, terms
+from harness import terms
 from harness.cell import OK, Answer, Cell, Record
 from harness.connect.checkpoint import fits
 from harness.implementation import Implementation
@@ -59,10 +59,9 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
     probe = probe_of(cell)
     found = {name: _measured(probe, ask) for name, ask in baselines.of(probe).items()}
     told, parameters = {}, 0
-    for stage, model, of_stage in training.stages(cell, contestant, lambda share, doing: progress(0.02 + 0.9 * share, doing)):
-        judge.check_causal(model, next(iter(probe.batches(2))).ids.to(cell.device))
-        found[stage] = _measured(probe, terms.Asking(model, cell.device))
-        told[stage], parameters = of_stage, sum(p.numel() for p in model.parameters())
+    for stage, ask, of_stage in training.stages(cell, contestant, lambda share, doing: progress(0.02 + 0.9 * share, doing)):
+        found[stage] = _measured(probe, ask)
+        told[stage], parameters = of_stage, sum(p.numel() for p in ask.model.parameters())
     values = {
         "found": found,
         "score": {name: probe.score(columns) for name, columns in found.items()},

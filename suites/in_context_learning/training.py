@@ -16,6 +16,7 @@ from harness.cell import Cell
 from harness.connect.checkpoint import model_of
 from harness.implementation import Implementation
 from harness.nn import train
+from harness.watched import Reference, Watched
 
 from .batch import Batch
 from .remapping import Remapping
@@ -26,19 +27,24 @@ TUNING_RATE = 0.5  # of symbol tuning, over that of training
 UNTAUGHT: dict[str, Any] = {"steps": 0, "weights": "of the checkpoint"}  # what is said of a checkpoint in place of its training
 
 
-def stages(cell: Cell, contestant: Implementation, report: train.Report) -> Iterator[tuple[str, nn.Module, dict[str, Any]]]:
+def stages(cell: Cell, contestant: Implementation, report: train.Report) -> Iterator[tuple[str, Watched, dict[str, Any]]]:
     """The model of a cell after training, then after symbol tuning where its probe has that; and what is to be said of each."""
     if of_folder := model_of(cell):
-        yield TRAINED, _as_it_came(cell, contestant, of_folder), UNTAUGHT
+        yield TRAINED, Watched(_as_it_came(cell, contestant, of_folder), cell.device), UNTAUGHT
         return
     giver = terms.giver_of(cell)
     teaching = Implementation.of(giver) if giver != cell else contestant
     sizes = sizes_of(giver, teaching)
     plain = contestant.spec.case("plain", torch.float32, cell.device)
     for stage, learned, told in _learned(giver, teaching, sizes, report):
-        model = contestant.prepare(plain.resized(sizes | terms.options_of(cell))).to(cell.device)
+        case = plain.resized(sizes | terms.options_of(cell))
+        model = contestant.prepare(case).to(cell.device)
         model.load_state_dict(learned)
-        yield stage, model.eval(), told | ({"weights_of": giver.subject} if giver != cell else {})
+        yield (
+            stage,
+            Watched(model.eval(), cell.device, Reference(contestant.spec, case, learned)),
+            told | ({"weights_of": giver.subject} if giver != cell else {}),
+        )
 
 
 def _as_it_came(cell: Cell, contestant: Implementation, of_folder: Mapping[str, str]) -> nn.Module:

@@ -10,10 +10,11 @@ from typing import Any
 import pandas as pd
 import torch
 
-from harness import interval, terms
+from harness import interval
 from harness.cell import OK, Cell, Record
 from harness.connect import checkpoint
 from harness.implementation import Implementation
+from harness.watched import Watched
 
 from . import bits_per_byte
 from .scales import scale_of, text_of
@@ -36,7 +37,7 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
     documents, longest = [text.ids for text in texts], max(len(text.ids) for text in texts) - 1
     sizes = {name: model.length * times // parts for name, (times, parts) in PARTS.items()}
     contexts, scored = [n for n in sizes.values() if n <= longest], max(1, model.length // 8)
-    found = bits_per_byte.measure(terms.Asking(model, cell.device), documents, contexts, scored, WINDOWS, progress).bits
+    found = bits_per_byte.measure(Watched(model, cell.device), documents, contexts, scored, WINDOWS, progress).bits
     ends = bits_per_byte.ends(documents, max(contexts), WINDOWS)
     bits = {n: b if isinstance(b, str) else checkpoint.per_byte(b, texts, ends, scored) for n, b in found.items()}
     too_long = f"no held-out document has so many tokens; the longest has {longest}"

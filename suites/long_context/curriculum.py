@@ -17,7 +17,8 @@ from harness import Unsupported, catalogue, lessons, terms
 from harness.cell import Cell
 from harness.implementation import Implementation
 from harness.nn import train
-from harness.spec import Case
+from harness.spec import Case, Spec
+from harness.watched import Reference, Watched
 
 from . import facts
 from .scales import scale_of, text_of
@@ -44,6 +45,13 @@ class Trained:
 
     model: Answering
     told: dict[str, Any]
+    case: Case
+    weights: Mapping[str, Tensor]  # that it was given: a module may keep them otherwise
+
+    def watched(self, spec: Spec, device: str) -> Watched:
+        """How it is asked, held against its spec."""
+        own = {name.removeprefix("model."): tensor for name, tensor in self.weights.items()}
+        return Watched(self.model.model, device, Reference(spec, self.case, own), last=True)
 
 
 def trained(cell: Cell, contestant: Implementation, report: train.Report) -> Trained:
@@ -60,7 +68,8 @@ def trained(cell: Cell, contestant: Implementation, report: train.Report) -> Tra
     case = contestant.spec.case("plain", torch.float32, cell.device).resized(sizes | terms.options_of(cell))
     model = Answering(terms.fresh(cell, case, cell.seed))
     model.load_state_dict(learned.weights)
-    return Trained(model.eval(), told | ({"weights_of": giver.subject} if giver != cell else {}))
+    told |= {"weights_of": giver.subject} if giver != cell else {}
+    return Trained(model.eval(), told, case, learned.weights)
 
 
 def lengths(scale: Mapping[str, Any], seed: int) -> list[int]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 
-from harness import Unsupported, interval, readings, terms
+from harness import Unsupported, interval, readings
 from harness.cell import Cell, Record
 from harness.implementation import Implementation
 
@@ -45,7 +45,7 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
     """Train the model or take its trained weights, and ask at each depth of each length."""
     scale, corpus = scale_of(cell), text_of(cell)
     done = training.trained(cell, contestant, lambda share, doing: progress(0.7 * share, doing))
-    ask, found = terms.Asking(done.model, cell.device), {}
+    ask, found = done.watched(contestant.spec, cell.device), {}
     places = [(n, depth) for n in lengths(scale["length"]) for depth in DEPTHS]
     for i, (n, depth) in enumerate(places):
         progress(0.7 + 0.3 * i / len(places), f"recall at depth {depth:g} of {n:,}")

@@ -1,15 +1,15 @@
 """Extrapolation on real text: bits per byte and recall at up to 16 times the training length, and how far back a byte matters."""
 
 from collections.abc import Callable, Mapping, Sequence, Set
-from contextlib import suppress
 from typing import Any
 
 import pandas as pd
 import torch
 
-from harness import Unsupported, judge, readings, terms
+from harness import Unsupported, readings
 from harness.cell import Cell, Record
 from harness.implementation import Implementation
+from harness.watched import Watched
 
 from . import bits_per_byte, claims, growth, recall, rows, training
 from . import memory as effective_memory
@@ -29,11 +29,8 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
     """Train the model or take its trained weights, measure it beyond its training length."""
     scale, corpus = scale_of(cell), text_of(cell)
     done = training.trained(cell, contestant, lambda share, doing: progress(0.7 * share, doing))
-    ask, length = terms.Asking(done.model, cell.device), scale["length"]
+    ask, length = done.watched(contestant.spec, cell.device), scale["length"]
     contexts = [times * length for times in TIMES]
-    for context in (contexts[0], contexts[-1]):
-        with suppress(Unsupported):  # the tables below say so
-            judge.check_causal(done.model, _beginnings(corpus.held_out, context).to(cell.device))
     bits, by_position = bits_per_byte.measure(
         ask,
         corpus.held_out,
@@ -57,7 +54,7 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
     }
 
 
-def _further(cell: Cell, ask: terms.Asking, begin: Callable[[], None]) -> dict[str, Any]:
+def _further(cell: Cell, ask: Watched, begin: Callable[[], None]) -> dict[str, Any]:
     """Bits per byte at the farthest context, of models whose cost allows it."""
     if not growth.allows_far(cell.spec):
         return {}
@@ -67,7 +64,7 @@ def _further(cell: Cell, ask: terms.Asking, begin: Callable[[], None]) -> dict[s
     return {"further": {**found, "bits": _rounded(found["bits"])}}
 
 
-def _recalled(cell: Cell, ask: terms.Asking, report: Callable[[float, str], None]) -> dict[str, list[float] | str]:
+def _recalled(cell: Cell, ask: Watched, report: Callable[[float, str], None]) -> dict[str, list[float] | str]:
     """By distance, the share of questions answered rightly in each trial."""
     scale, found = scale_of(cell), {}
     distances = [scale["length"] // 2, *(times * scale["length"] for times in TIMES)]
@@ -80,7 +77,7 @@ def _recalled(cell: Cell, ask: terms.Asking, report: Callable[[float, str], None
     return found
 
 
-def _influence(cell: Cell, ask: terms.Asking, begin: Callable[[], None]) -> dict[str, list[float]] | str:
+def _influence(cell: Cell, ask: Watched, begin: Callable[[], None]) -> dict[str, list[float]] | str:
     """By distance, the bits by which the answer changes with that byte."""
     begin()
     scale, documents = scale_of(cell), text_of(cell).held_out
@@ -93,11 +90,6 @@ def _influence(cell: Cell, ask: terms.Asking, begin: Callable[[], None]) -> dict
 
 def _rounded(bits: list[float] | str) -> list[float] | str:
     return bits if isinstance(bits, str) else [round(x, 4) for x in bits]
-
-
-def _beginnings(documents: Sequence[bytes], n: int) -> torch.Tensor:
-    """The first n bytes of the two first documents: ids[2 n]."""
-    return torch.tensor([list(document[:n]) for document in documents[:2]])
 
 
 def after_text(documents: Sequence[bytes], distance: int, count: int, seed: int) -> recall.Trials:

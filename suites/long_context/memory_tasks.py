@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from harness import Unsupported, interval, readings, terms
+from harness import Unsupported, interval, readings
 from harness.cell import Cell, Record
 from harness.implementation import Implementation
 
@@ -38,7 +38,7 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
     """Train the model on the task or take its trained weights, ask it at each number of segments."""
     scale, corpus = scale_of(cell)["memory"], text_of(cell)
     done = curriculum.trained(cell, contestant, lambda share, doing: progress(0.9 * share, doing))
-    asked = {"accuracy": terms.Asking(lambda ids: done.model(ids)[:, 0], cell.device), EXACT: facts.exact, BLIND: facts.blind}
+    asked = {"accuracy": done.watched(contestant.spec, cell.device), EXACT: facts.exact, BLIND: facts.blind}
     found: dict[str, dict[str, Any]] = {name: {} for name in asked}
     for i, segments in enumerate(SEGMENTS):
         progress(0.9 + 0.1 * i / len(SEGMENTS), f"{cell.case}, {segments} segments")

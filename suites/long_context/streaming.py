@@ -7,6 +7,7 @@ the model. The first block of a stretch is not scored: in the first stretch it h
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -19,12 +20,14 @@ from harness import Unsupported, asking, clock, interval, memory
 from harness.cell import OK, Cell, Record
 from harness.claims import verdict
 from harness.implementation import Implementation
+from harness.watched import check_steps
 
 from . import bits_per_byte, claims, rows, training
 from . import pictures as drawing
 from .scales import SCALES, scale_of, text_of
 
 STREAMS = 4
+HELD_TIMES = 4  # training lengths over which the steps are held against the whole
 BLOCK_TIMES, SETTLED_TIMES = 2, 32  # in training lengths: of what one sample is, and by when a state has stopped growing
 WATCH = 7  # later in the stream bytes are counted every so many tokens: no power of two, so every place in a segment comes up
 
@@ -40,8 +43,15 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
     scale, corpus = scale_of(cell), text_of(cell)
     streams = rotations(b"".join(corpus.held_out), scale["stream"], STREAMS).to(cell.device)
     done = training.trained(cell, contestant, lambda share, doing: progress(0.6 * share, doing))
+    progress(0.6, "steps held against the whole")
+    ask = done.watched(contestant.spec, cell.device)
+    held = streams[:2, : HELD_TIMES * scale["length"]]
     with clock.on_threads(1):
-        found = read(done.model, streams, scale["length"], lambda share, doing: progress(0.6 + 0.4 * share, doing))
+        asking.check_stepwise(done.model)
+        with suppress(Unsupported):  # a text that is longer than it can read, which the streams say too
+            ask(held.cpu())
+            check_steps(done.model, held, ask.digits)
+        found = read(done.model, streams, scale["length"], lambda share, doing: progress(0.62 + 0.38 * share, doing))
     if not found["bits"]:
         raise Unsupported(found["stopped"])
     return {"text": corpus.name, "length": scale["length"], "streams": STREAMS, "training": done.told, **found}

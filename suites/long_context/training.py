@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from harness import catalogue, terms, text, weights
 from harness.cell import Cell
 from harness.implementation import Implementation
 from harness.nn import train
-from harness.spec import Case
+from harness.spec import Case, Spec
+from harness.watched import Reference, Watched
 
 from . import bits_per_byte, recall
 from .scales import longest, scale_of, text_of
@@ -41,6 +42,12 @@ class Trained:
     model: nn.Module
     told: dict[str, Any]
     sizes: dict[str, int]
+    weights: Mapping[str, Tensor]  # that it was given: a module may keep them otherwise
+
+    def watched(self, spec: Spec, device: str) -> Watched:
+        """How it is asked, held against its spec."""
+        case = spec.case("plain", torch.float32, device).resized(self.sizes)
+        return Watched(self.model, device, Reference(spec, case, self.weights))
 
 
 def trained(cell: Cell, contestant: Implementation, report: Report) -> Trained:
@@ -51,8 +58,8 @@ def trained(cell: Cell, contestant: Implementation, report: Report) -> Trained:
     first = _from_scratch(giver, Implementation.of(giver), scale, corpus, report)
     sizes = first.sizes | terms.options_of(cell)
     model = terms.fresh(cell, contestant.spec.case("plain", torch.float32, cell.device).resized(sizes), cell.seed)
-    model.load_state_dict(first.model.state_dict())
-    after = Trained(model.eval(), first.told | {"weights_of": giver.subject}, sizes)
+    model.load_state_dict(first.weights)
+    after = Trained(model.eval(), first.told | {"weights_of": giver.subject}, sizes, first.weights)
     return _fine_tuned(cell, after, scale, corpus, report) if terms.variant_of(cell).get("fine_tuned") else after
 
 
@@ -83,7 +90,7 @@ def _from_scratch(cell: Cell, contestant: Implementation, scale: Mapping[str, An
         "search": {lr: round(bits, 4) for lr, bits in tried.items()},
         "weights": "kept from an earlier run" if kept else "trained in this run",
     }
-    return Trained(model.eval(), told, sizes)
+    return Trained(model.eval(), told, sizes, made["weights"])
 
 
 def _searched(
@@ -112,7 +119,7 @@ def _searched(
             try:
                 train.train(model, batches, chosen, told)
                 model.eval()
-                asked = terms.Asking(model, cell.device)
+                asked = Watched(model, cell.device)
                 bits = bits_per_byte.measure(asked, judged_on, [length], length // 2, TUNING_WINDOWS).bits
                 found[str(rate)] = bits_per_byte.mean(bits[length])  # type: ignore[arg-type]
             except train.TrainingFailed:
@@ -135,9 +142,10 @@ def _fine_tuned(cell: Cell, before: Trained, scale: Mapping[str, Any], corpus: t
 
     made_of = {**_made_of(cell, scale, corpus), "seed": cell.seed, "rate": before.told["lr"], "sizes": before.sizes}
     made_of["fine_tune"] = repr(chosen)
-    before.model.load_state_dict(weights.trained(made_of, learn)[0]["weights"])
+    tuned = weights.trained(made_of, learn)[0]["weights"]
+    before.model.load_state_dict(tuned)
     told = before.told | {"fine_tuned": {"steps": steps, "length": at, "bytes": steps * at}}
-    return Trained(before.model.eval(), told, before.sizes)
+    return Trained(before.model.eval(), told, before.sizes, tuned)
 
 
 def _batches(documents: Any, scale: Mapping[str, Any], cell: Cell) -> Any:

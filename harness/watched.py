@@ -1,0 +1,128 @@
+"""A trained model, watched while it is measured: what it says is judged at the very lengths that a table will tell of.
+
+Before training a model is judged at small sizes, and may be another one later: with other weights, at other lengths, beside other
+rows. So whoever measures asks through `Watched`, and at each length for the first time the answer is held against what every
+language model keeps, and against the reference of its spec in float64 with the weights that it was given.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness import judge
+from harness.cell import OK
+from harness.contract import ContractError
+from harness.spec import Bunch, Case, Spec
+
+LONGEST = 4096  # tokens that a reference is asked: its attention holds the scores of all pairs, in float64
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a spec defines for a case and these weights, by the names of its parameters."""
+
+    spec: Spec
+    case: Case
+    weights: Mapping[str, Tensor]
+
+    def check(self, ids: Tensor, said: Tensor) -> None:
+        """ContractError where what a model said of ids[1 n] is not what this says."""
+        n = ids.shape[1]
+        if not self.spec.defined or n > LONGEST:
+            return
+        case = self.case.resized({"b": 1, "n": n})
+        named = {tensor.name for tensor in self.spec.given(case)}
+        exact = {name: tensor.double().cpu() for name, tensor in self.weights.items() if name in named}
+        truth = self.spec.reference(Bunch({**exact, "ids": ids.cpu()}), case)
+        answer = judge.by_the_digits(self.spec, case, truth, {"logits": said.cpu()})
+        if answer.outcome != OK:
+            raise ContractError(f"as it is measured, it does not compute what its spec says of {n:,} tokens\n{answer.note}")
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A model on a device as a function of ids[b n] on the CPU that gives logits[b n v] there, an encoder's [b v].
+
+    With `last`, what it says at the end of each row alone. ContractError where an answer is none, or hangs on what it must not.
+    """
+
+    model: nn.Module
+    device: str
+    reference: Reference | None = None
+    last: bool = False
+    lengths: set[int] = field(default_factory=set)  # that were asked before
+
+    @property
+    def digits(self) -> float:
+        """The share of them that two of its answers to one question have in common."""
+        return judge.digits_of(self.reference.spec) if self.reference else judge.HALF
+
+    @torch.no_grad()
+    def __call__(self, ids: Tensor) -> Tensor:
+        here = ids.to(self.device)
+        said = self.model(here)
+        check_logits(said, here)
+        if ids.shape[1] not in self.lengths:
+            self.lengths.add(ids.shape[1])
+            check_row(self.model, here, said, self.digits)
+            if self.reference:
+                self.reference.check(ids[-1:], said[-1:])
+        return (said[:, -1] if self.last and said.ndim == 3 else said).cpu()
+
+
+def check_logits(said: Any, ids: Tensor) -> None:
+    """ContractError where what a model says of ids[b n] is not logits[b n v], or of an encoder [b v], all of them finite."""
+    if not isinstance(said, Tensor) or not said.is_floating_point():
+        kind = said.dtype if isinstance(said, Tensor) else type(said).__name__
+        raise ContractError(f"of {ids.shape[1]:,} tokens it returned {kind} in place of logits in floating point")
+    if said.ndim not in (2, 3) or said.shape[:-1] != ids.shape[: said.ndim - 1]:
+        raise ContractError(f"of ids{list(ids.shape)} it returned logits of shape {list(said.shape)}")
+    if not said.isfinite().all():
+        raise ContractError(f"its logits of {ids.shape[1]:,} tokens are not all finite")
+
+
+def check_row(model: Callable[[Tensor], Tensor], ids: Tensor, said: Tensor, digits: float = judge.HALF) -> None:
+    """ContractError where what a model said of the last row of ids[b n] hangs on the other rows or on later tokens.
+
+    The row is given again without the others, with other tokens from a place on: two such places, neither at the edge of a tile.
+    An encoder's row, which has no later, is given as it was.
+    """
+    last, row, n = said[-1:], ids[-1:], ids.shape[1]
+    if last.ndim == 2:
+        again, cuts = model(row), [n]
+        pairs = [(last, again)]
+    else:
+        cuts = sorted({min(n, place | 1) for place in (n // 3, n - n // 4)})
+        tokens, places = ids.unique(), torch.arange(n, device=ids.device)
+        others = tokens[(torch.searchsorted(tokens, row) + 1) % len(tokens)]  # for each token another one that is there
+        again = model(torch.cat([torch.where(places < cut, row, others) for cut in cuts]))
+        pairs = [(last[:, :cut], again[i : i + 1, :cut]) for i, cut in enumerate(cuts)]
+    check_logits(again, row.expand(len(again), -1))
+    for cut, (one, other) in zip(cuts, pairs, strict=True):
+        if judge.apart(one, other, digits) is not None:
+            alone = judge.apart(last, model(row), digits) is None
+            on = f"the tokens from {cut:,} on" if alone else "the other rows of its batch"
+            raise ContractError(f"as it is measured, what it says of a row of {n:,} tokens hangs on {on}")
+
+
+@torch.no_grad()
+def check_steps(model: Any, ids: Tensor, digits: float = judge.HALF) -> None:
+    """ContractError where steps over the first row of ids[2 n] say otherwise than the whole of it.
+
+    The other row is read in turn with it, by the same model: what goes from step to step past the state is of the wrong text.
+    """
+    states: list[Any] = [None, None]
+    said: list[Tensor] = []
+    for column in ids.unbind(1):
+        logits, states[0] = model.step(column[:1], states[0])
+        said.append(logits)
+        _, states[1] = model.step(column[1:], states[1])
+    stepped = torch.stack(said, 1)
+    check_logits(stepped, ids[:1])
+    if (place := judge.apart(model(ids[:1]), stepped, digits)) is not None:
+        raise ContractError(
+            f"token by token, with two texts read in turn, it does not say what it says of the whole, from token {place:,} on"
+        )
