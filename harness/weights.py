@@ -17,6 +17,9 @@ from typing import Any
 import torch
 from filelock import FileLock
 
+from harness.contract import ContractError
+from harness.nn.train import CannotLearn
+
 
 def folder() -> Path:
     """Where weights are kept."""
@@ -27,7 +30,7 @@ def folder() -> Path:
 def trained(made_of: Mapping[str, Any], train: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any], bool]:
     """What `train` returns for all that it is made of, and whether it was kept from before.
 
-    What is returned is a dict of tensors, numbers, texts, lists and dicts of these.
+    What is returned is a dict of tensors, numbers, texts, lists and dicts of these. ContractError where a model cannot learn.
     """
     key = hashlib.sha256(json.dumps(dict(made_of), sort_keys=True).encode()).hexdigest()[:24]
     path = folder() / "weights" / f"{key}.pt"
@@ -36,7 +39,7 @@ def trained(made_of: Mapping[str, Any], train: Callable[[], dict[str, Any]]) -> 
     with FileLock(path.with_suffix(".lock")):
         if _whole(path):
             return torch.load(path, weights_only=True), True
-        made = train()
+        made = _made(train)
         # Under another name first: a file of this name is always whole, whenever a run is killed.
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
             torch.save(made, part)
@@ -44,6 +47,14 @@ def trained(made_of: Mapping[str, Any], train: Callable[[], dict[str, Any]]) -> 
             os.fsync(part.fileno())  # else a machine that stops may leave the name and not what it names
         os.replace(part.name, path)
     return made, False
+
+
+def _made(train: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `train` returns; a model that cannot learn is a fault of its implementation."""
+    try:
+        return train()
+    except CannotLearn as why:
+        raise ContractError(str(why)) from why
 
 
 def _whole(path: Path) -> bool:

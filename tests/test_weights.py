@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from harness import weights
+from harness.contract import ContractError
+from harness.nn.train import CannotLearn
 
 
 def test_the_same_making_is_done_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -57,9 +59,10 @@ def test_a_whole_file_that_memory_does_not_hold_stays(tmp_path: Path, monkeypatc
 
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path))
     weights.trained({"seed": 0}, made)
-    with monkeypatch.context() as patched, pytest.raises(RuntimeError, match="can't allocate memory"):
+    with monkeypatch.context() as patched:
         patched.setattr(torch, "load", full)
-        weights.trained({"seed": 0}, made)
+        with pytest.raises(RuntimeError, match="can't allocate memory"):
+            weights.trained({"seed": 0}, made)
     assert weights.trained({"seed": 0}, made)[1]
 
 
@@ -76,3 +79,12 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatc
     monkeypatch.setattr(os, "replace", lambda *names: (done.append(("named", True)), replace(*names)))
     weights.trained({"seed": 0}, made)
     assert done == [("on the disk, whole", True), ("named", True)]
+
+
+def test_what_cannot_learn_is_a_fault_of_the_implementation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def train() -> dict:
+        raise CannotLearn("has no parameters that learn")
+
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path))
+    with pytest.raises(ContractError, match=r"^has no parameters that learn$"):
+        weights.trained({"seed": 0}, train)
