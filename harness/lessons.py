@@ -4,12 +4,14 @@ Each rate is a whole course, and the best counts by the loss of its last steps, 
 where a skill comes all at once, a search shorter than training says nothing of it.
 """
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from harness import weights
@@ -80,10 +82,16 @@ def _at(lesson: Lesson, rate: float, report: train.Report) -> Learned:
 def _course(lesson: Lesson, course: train.Settings, report: train.Report) -> dict[str, Any]:
     """The weights and the loss of each step, or no weights, as `Learned` has them."""
     began, model = time.perf_counter(), lesson.start()
-    device = next(model.parameters()).device
+    device = _device(model)
     rows = ((ids.to(device), targets.to(device)) for ids, targets in lesson.rows())
     try:
         history = train.train(model, rows, course, report, unit="bits per answer")
     except train.TrainingFailed:
         return {"weights": {}, "history": [math.inf], "time_s": time.perf_counter() - began}
     return {"weights": model.state_dict(), "history": history, "time_s": time.perf_counter() - began}
+
+
+def _device(model: nn.Module) -> torch.device:
+    """Where a model is, and the CPU where nothing of it is anywhere."""
+    kept = next(itertools.chain(model.parameters(), model.buffers()), None)
+    return torch.device("cpu") if kept is None else kept.device

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from harness.contract import ContractError
 from harness.lessons import Lesson, learned
 from harness.nn.train import TrainingFailed
 
@@ -63,3 +64,16 @@ def test_progress_goes_over_all_rates():
     learned(LESSON, (1e-2, 1e-3), lambda share, doing: heard.append(share))
     assert heard == sorted(heard)
     assert heard[-1] == 1.0
+
+
+class SaysItAgain(nn.Module):
+    """Nothing in it learns, and nothing tells a device."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return nn.functional.one_hot(ids, 8).float()
+
+
+def test_a_model_with_nothing_to_train_is_a_fault_of_it():
+    for rates in ((1e-2,), (1e30, 1e-2)):
+        with pytest.raises(ContractError, match="has no parameters that learn"):
+            learned(Lesson(SaysItAgain, rows, 60, {"of": "no parameters"}), rates, lambda share, doing: None)

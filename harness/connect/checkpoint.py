@@ -20,7 +20,7 @@ v get words that are one token each (`Symbols`).
 import copy
 import hashlib
 import inspect
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,7 +138,7 @@ def load(folder: str | Path, after: str = "", length: int = 0, device: str = "cp
     """The model and tokenizer in a folder, ready to be asked; `length` where the training length is not what the folder says.
 
     Raises Unsupported where the model has no such positions or tells no training length, ValueError where `after` is not
-    understood, OSError where the folder holds no checkpoint.
+    understood, OSError where the folder holds no checkpoint or lacks weights of it.
     """
     from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -158,7 +158,9 @@ def load(folder: str | Path, after: str = "", length: int = 0, device: str = "cp
         config.rope_parameters = {**config.rope_parameters, "rope_type": "linear", "factor": float(number)}
     how = {"attn_implementation": ATTENTION} if kind in ROLLING else {}
     told: dict[str, Any] = {"config": config, "dtype": torch.float32, "local_files_only": True, **how}
-    model = AutoModelForCausalLM.from_pretrained(folder, **told).eval().to(device)
+    model, found = AutoModelForCausalLM.from_pretrained(folder, **told, output_loading_info=True)
+    _check_whole(folder, found["missing_keys"])
+    model = model.eval().to(device)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     rolling = _rolling(kind, int(number), length, model) if kind in ROLLING else None
     model.config.rolling = rolling
@@ -189,6 +191,14 @@ def digest(folder: str | Path) -> str:
 def _check_folder(folder: str | Path) -> None:
     if not (Path(folder) / "config.json").is_file():
         raise OSError(f"{folder} is no checkpoint folder of transformers: it has no config.json")
+
+
+def _check_whole(folder: str | Path, lacking: Collection[str]) -> None:
+    """OSError where weights are lacking, which transformers would draw at random."""
+    if lacking:
+        first, more = sorted(lacking)[:3], len(lacking) - 3
+        named = ", ".join(first) + (f" and {more} more" if more > 0 else "")
+        raise OSError(f"{folder} lacks weights that its config asks for: {named}")
 
 
 def _check_rotary(config: Any) -> None:

@@ -13,6 +13,7 @@ from harness.nn import room
 Report = Callable[[float, str], None]
 BITS = 1 / math.log(2)  # bits in a nat
 NOTHING = -100  # the target where nothing is asked: cross_entropy passes over it
+CUT_OFF = "its logits are cut off from its parameters: no gradient reaches them"
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,10 @@ class Settings:
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.95)
     clip: float = 1.0
+
+
+class CannotLearn(ValueError):
+    """A model has nothing that training could change; the message says why."""
 
 
 class TrainingFailed(RuntimeError):
@@ -42,9 +47,12 @@ def train(
     """Train on ids[b n+1]:int64 batches to foretell each next byte; returns the loss of each step in bits per byte.
 
     A batch may be a pair: ids[b n] and targets[b n], NOTHING where nothing is asked; then the loss is in bits per target.
-    `report(fraction, sentence)` hears of progress some hundred times. Raises TrainingFailed where the loss is no number.
+    `report(fraction, sentence)` hears of progress some hundred times. Raises TrainingFailed where the loss is no number,
+    CannotLearn where no parameter learns or no gradient comes to one.
     A step takes `at_once` rows of its batch at a time; where nothing is said, all of them, or on a GPU as many as have room.
     """
+    if not any(p.requires_grad for p in model.parameters()):
+        raise CannotLearn("has no parameters that learn")
     decayed = [p for p in model.parameters() if p.ndim > 1]
     kept = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": kept, "weight_decay": 0.0}]
@@ -59,6 +67,8 @@ def train(
         if not at_once and ids.device.type != "cpu" and ids.shape not in room_for:
             room_for[ids.shape] = rows_with_room(model, ids, targets)
         history.append(gradients(model, ids, targets, at_once or room_for.get(ids.shape, len(ids))) * BITS)
+        if all(p.grad is None for p in model.parameters()):
+            raise CannotLearn(CUT_OFF)
         if not math.isfinite(history[-1]):
             raise TrainingFailed(f"the loss is {history[-1]} at step {step + 1} of {settings.steps}, lr {settings.lr:g}")
         nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
@@ -77,14 +87,21 @@ def gradients(model: nn.Module, ids: Tensor, targets: Tensor, at_once: int) -> f
     """The mean loss over all targets of a batch, in nats, its gradients added to those of the model; some rows at a time."""
     if at_once >= len(ids):
         loss = F.cross_entropy(model(ids).flatten(0, 1), targets.flatten())
-        loss.backward()
+        _backward(loss)
         return loss.item()
     total, asked = 0.0, (targets != NOTHING).sum()
     for some, wanted in zip(ids.split(at_once), targets.split(at_once), strict=True):
         loss = F.cross_entropy(model(some).flatten(0, 1), wanted.flatten(), reduction="sum") / asked
-        loss.backward()
+        _backward(loss)
         total += loss.item()
     return total
+
+
+def _backward(loss: Tensor) -> None:
+    """CannotLearn where the loss hangs on nothing that has a gradient."""
+    if not loss.requires_grad:
+        raise CannotLearn(CUT_OFF)
+    loss.backward()
 
 
 def rows_with_room(model: nn.Module, ids: Tensor, targets: Tensor) -> int:

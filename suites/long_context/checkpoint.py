@@ -4,13 +4,13 @@ It is asked in its own tokens: a context is a number of tokens, in multiples of 
 bits are counted over the bytes that the scored tokens tell. So models of other tokens compare. Nothing is trained.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 import torch
 
-from harness import interval
+from harness import Unsupported, interval
 from harness.cell import OK, Cell, Record
 from harness.connect import checkpoint
 from harness.implementation import Implementation
@@ -36,7 +36,7 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
     texts = [checkpoint.text(document, model.tokenizer) for document in corpus.held_out]
     documents, longest = [text.ids for text in texts], max(len(text.ids) for text in texts) - 1
     sizes = {name: model.length * times // parts for name, (times, parts) in PARTS.items()}
-    contexts, scored = [n for n in sizes.values() if n <= longest], max(1, model.length // 8)
+    contexts, scored = _with_text(sizes, longest), max(1, model.length // 8)
     found = bits_per_byte.measure(Watched(model, cell.device), documents, contexts, scored, WINDOWS, progress).bits
     ends = bits_per_byte.ends(documents, max(contexts), WINDOWS)
     bits = {n: b if isinstance(b, str) else checkpoint.per_byte(b, texts, ends, scored) for n, b in found.items()}
@@ -50,6 +50,16 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
         "horizon": bits_per_byte.horizon(bits),
         "bits_per_byte": {name: bits.get(n, too_long) for name, n in sizes.items()},
     }
+
+
+def _with_text(sizes: Mapping[str, int], longest: int) -> list[int]:
+    """The contexts that the `longest` document fills; Unsupported where it fills none."""
+    name, least = min(sizes.items(), key=lambda size: size[1])
+    if least > longest:
+        raise Unsupported(
+            f"no held-out document has {name} = {least:,} tokens; the longest has {longest:,}: say text=PATH for longer ones"
+        )
+    return [n for n in sizes.values() if n <= longest]
 
 
 def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:

@@ -32,8 +32,8 @@ def evaluate():
 def checkpoint(tmp_path_factory):
     """checkpoint(kind) -> a folder with a tiny model of random weights and a tokenizer whose tokens are bytes.
 
-    Kinds: llama, llama-dynamic (its rotary frequencies follow the length), mistral (a window of its own), gpt2, gpt_neox, bloom,
-    opt, mamba.
+    Kinds: llama, llama-tied (one matrix for what comes in and goes out), llama-dynamic (its rotary frequencies follow the
+    length), mistral (a window of its own), gpt2, gpt_neox, bloom, opt, mamba.
     """
     pytest.importorskip("transformers", reason="transformers is not installed: pip install -e '.[lm-eval]'")
     import torch
@@ -46,6 +46,7 @@ def checkpoint(tmp_path_factory):
     dynamic = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
     kinds = {
         "llama": llama,
+        "llama-tied": {**llama, "tie_word_embeddings": True},
         "llama-dynamic": {**llama, "rope_parameters": dynamic},
         "mistral": {**llama, "sliding_window": 8},
         "gpt2": {"n_positions": 512, "n_embd": 16, "n_layer": 2, "n_head": 2},

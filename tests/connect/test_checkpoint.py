@@ -209,3 +209,24 @@ def test_symbols_are_distinct_words_and_nothing_else_is_said(folder):
         assert (stepped(symbols, ids)[0] - whole[:, :, tokens]).abs().max() < 1e-5
     with pytest.raises(Unsupported, match="has 52 words of one token, not 53"):
         checkpoints.Symbols(model, 53)
+
+
+def test_weights_that_a_folder_lacks_are_not_made_up(folder, tmp_path):
+    asked_for_more = shutil.copytree(folder, tmp_path / "more")
+    config = json.loads((folder / "config.json").read_text())
+    (asked_for_more / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 4}))
+    said = r"more lacks weights that its config asks for: model\.layers\.2\.input_layernorm\.weight, .* and 15 more$"
+    with pytest.raises(OSError, match=said):
+        checkpoints.load(asked_for_more)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    kept = {name: x for name, x in model.state_dict().items() if name not in ("model.norm.weight", "lm_head.weight")}
+    model.save_pretrained(shutil.copytree(folder, tmp_path / "two"), state_dict=kept)
+    with pytest.raises(OSError, match=r"asks for: lm_head\.weight, model\.norm\.weight$"):
+        checkpoints.load(tmp_path / "two", "streaming:4")
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama-tied"])
+def test_an_embedding_that_is_tied_is_not_lacking(checkpoint, kind):
+    model = checkpoints.load(checkpoint(kind)).model
+    assert model.config.tie_word_embeddings
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight

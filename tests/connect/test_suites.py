@@ -1,5 +1,6 @@
 """A checkpoint folder runs in both suites: nothing is trained, and what is measured is what the model says."""
 
+import json
 import math
 import shutil
 
@@ -76,6 +77,20 @@ def test_positions_of_a_table_end_and_are_said_to(checkpoint):
     assert found["as_it_is"].values["bits_per_byte"]["2t"] == "its positions end at 512"
     assert found["four_sinks"].outcome == "unsupported"
     assert found["four_sinks"].note == "gpt2 has no plain rotary positions that could be told otherwise: none"
+
+
+def test_a_training_length_beyond_all_text_is_said_to_be(checkpoint, tmp_path):
+    folder = shutil.copytree(checkpoint("llama"), tmp_path / "folder")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 10**6}))
+    words = {"suite": "long-context", "scale": "smoke", "impl": "transformers", "variant": "as_it_is", "model": str(folder)}
+    longest = max(map(len, text.load(None, 512).held_out)) - 1  # its tokens are bytes; the last is foretold, not read
+    said = f"no held-out document has t/4 = 250,000 tokens; the longest has {longest:,}: say text=PATH for longer ones"
+    ((_, answer),) = answers(**words)
+    assert (answer.outcome, answer.note) == ("unsupported", said)
+    ((_, answer),) = answers(**words, task="streaming")
+    assert answer.outcome == "unsupported"
+    assert answer.note.startswith("a stream takes 64,000,000 tokens of held-out text, and there are ")
 
 
 def test_it_reads_a_stream_step_by_step(checkpoint):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from harness.nn.train import Settings, TrainingFailed, schedule, train, windows
+from harness.nn.train import CannotLearn, Settings, TrainingFailed, schedule, train, windows
 
 DOCUMENTS = [bytes(range(50)), bytes(range(100, 130)), b"short"]
 
@@ -75,3 +75,50 @@ def test_the_learning_rate_goes_up_then_down_to_nothing():
     assert shares[:10] == sorted(shares[:10])
     assert shares[10:] == sorted(shares[10:], reverse=True)
     assert shares[-1] < 0.001
+
+
+def frozen():
+    return small_model().requires_grad_(False)
+
+
+class Without(nn.Module):
+    """`small_model` asked without gradients."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = small_model()
+
+    @torch.no_grad()
+    def forward(self, ids):
+        return self.model(ids)
+
+
+class Elsewhere(Without):
+    """Its logits have a gradient, but that of a tensor which is no parameter."""
+
+    def forward(self, ids):
+        return super().forward(ids) * torch.ones((), requires_grad=True)
+
+
+@pytest.mark.parametrize("at_once", [0, 2])
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (nn.Identity, "^has no parameters that learn$"),
+        (frozen, "^has no parameters that learn$"),
+        (Without, "^its logits are cut off from its parameters: no gradient reaches them$"),
+        (Elsewhere, "^its logits are cut off from its parameters: no gradient reaches them$"),
+    ],
+)
+def test_a_model_that_cannot_learn_is_said_to(make, said, at_once):
+    with pytest.raises(CannotLearn, match=said):
+        train(make(), windows(DOCUMENTS, 9, 4, seed=0), Settings(steps=5), at_once=at_once)
+
+
+def test_a_part_that_is_frozen_does_not_hinder_the_rest():
+    model = small_model()
+    model[0].requires_grad_(False)
+    before = model[0].weight.clone()
+    history = train(model, windows(DOCUMENTS, 9, 8, seed=0), Settings(steps=60, lr=0.05))
+    assert history[-1] < history[0] - 1
+    assert torch.equal(model[0].weight, before)
