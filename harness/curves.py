@@ -1,5 +1,6 @@
 """Records of a cost as curves over length, one for each implementation, case, form and dtype: fitted, ranked and drawn."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -177,8 +178,8 @@ def standing(curve: Curve, key: str, among: Sequence[Curve], at: int) -> float |
     ratios = []
     for run, middle in own.items():
         rivals = [other[run] for other in (_by_run(c, key, at) for c in among if c.question == curve.question) if run in other]
-        if len(rivals) > 1:
-            ratios.append(middle / min(rivals))
+        if len(rivals) > 1 and (middle == min(rivals) or min(rivals) > 0):  # of nothing, nothing is a multiple but itself
+            ratios.append(middle / min(rivals) if middle else 1.0)
     return clock.middle(ratios) if ratios else None
 
 
@@ -189,11 +190,11 @@ def _by_run(curve: Curve, key: str, at: int) -> dict[str, float]:
 
 
 def ratio(more: Sequence[float], less: Sequence[float]) -> tuple[float, float, float] | None:
-    """The ratio of two medians, and the widest that the 95 % intervals of both allow; None where one has no samples."""
-    if not more or not less:
+    """The ratio of two medians, and the widest that the 95 % intervals of both allow; None where there is none."""
+    if not more or not less or not clock.middle(less):
         return None
     (a_low, a_high), (b_low, b_high) = (clock.interval(of) or (min(of), max(of)) for of in (more, less))
-    return clock.middle(more) / clock.middle(less), a_low / b_high, a_high / b_low
+    return clock.middle(more) / clock.middle(less), a_low / b_high, a_high / b_low if b_low else math.inf
 
 
 def tables(

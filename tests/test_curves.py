@@ -1,5 +1,7 @@
 """Curves of planted records: fitted, ranked within one run only, with every failure kept and every picture drawn."""
 
+import math
+
 import pytest
 
 from harness import catalogue, curves
@@ -73,6 +75,13 @@ def test_the_best_is_of_those_who_were_asked_the_same():
     assert all(curves.standing(curve, "seconds", found, 64) is None for curve in found)
 
 
+def test_nothing_is_no_multiple_of_nothing_but_of_itself():
+    some, nothing = ([record(f"rotary/{name}", 64, {"peak_bytes": size})] for name, size in (("pairs", 8), ("complex", 0)))
+    best, other = found = curves.of([*some, *nothing])
+    assert curves.standing(best, "peak_bytes", found, 64) == 1.0
+    assert curves.standing(other, "peak_bytes", found, 64) is None, "it takes more than nothing, but how many times as much?"
+
+
 def test_growth_is_fitted_where_all_three_lengths_were_measured():
     (curve,) = curves.of(timed("rotary/pairs", power=2.0, noise=0.001))
     assert curve.fitted("seconds").exponent == pytest.approx(2.0)
@@ -114,6 +123,8 @@ def test_a_ratio_with_the_widest_that_intervals_allow():
     middle, low, high = curves.ratio([float(i) for i in range(1, 10)], [5.0] * 9)
     assert (middle, low, high) == (1.0, 2 / 5, 8 / 5)
     assert curves.ratio([], [1.0]) is None
+    assert curves.ratio([1.0], [0.0]) is None
+    assert curves.ratio([1.0], [0.0, 1.0, 2.0]) == (1.0, 0.5, math.inf)
 
 
 def test_declared_growth_of_models_is_that_of_their_papers():
