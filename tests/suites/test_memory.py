@@ -199,6 +199,16 @@ def test_states_have_columns_of_their_own_and_a_step_declares_no_peak():
     assert row["declared"] is None
 
 
+def test_what_is_kept_between_calls_has_a_column_where_there_is_any():
+    records = [
+        record(f"rotary/{name}", 64, {"peak_bytes": 4096, "held_bytes": n}) for name, n in (("pairs", 2048), ("complex", 0))
+    ]
+    (frame,) = suite.table(records).values()
+    assert frame.set_index("implementation")["kept KiB"].dropna().to_dict() == {"rotary/pairs": 2.0}
+    (frame,) = suite.table(records[1:]).values()
+    assert "kept KiB" not in frame
+
+
 def test_claims_of_states_and_peaks():
     cache = [record("transformer_rope/torch_sdpa", n, {"peak_bytes": 1, "state_bytes": n}, form="step") for n in (16, 64)]
     constant = [record("retnet/torch_parallel", n, {"peak_bytes": 1, "state_bytes": 7}, form="step") for n in (16, 64)]
