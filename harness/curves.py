@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
@@ -70,13 +71,19 @@ class Curve:
 
     def declared(self, what: str) -> str:
         """The growth that the file of an operator declares (of time, step, memory, state); of a model, what its paper says."""
-        implementation = self.subject.partition("/")[2].partition(":")[0]
         if self.group == MODELS:
             return growth.CLAIMED.get(self.spec, {}).get(OF_PAPERS.get((what, self.form), ""), "")
-        known = catalogue.implementations(self.spec).get(f"{self.spec}/{implementation}")
         of_a_step = {"time": "step", "state": "state"}
         key = of_a_step.get(what, "") if self.form == "step" else what
-        return known.facts.get("grows", {}).get(key, "") if known else ""
+        return self._grows.get(key, "")
+
+    @property
+    def _grows(self) -> Mapping[str, str]:
+        """What the file of the implementation declares, as it is now; nothing where the file is gone."""
+        records = [*(r for of in self.good.values() for r in of), *self.failed]
+        with suppress(catalogue.NotFound, OSError):
+            return catalogue.implementation(self.spec, records[0].cell.implementation).facts.get("grows", {})
+        return {}
 
 
 OF_PAPERS = {

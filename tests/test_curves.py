@@ -1,6 +1,8 @@
 """Curves of planted records: fitted, ranked within one run only, with every failure kept and every picture drawn."""
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -140,8 +142,16 @@ def test_declared_growth_of_an_operator_is_that_of_its_file():
     assert forward.declared("time") == catalogue.find("implementation", "retention/recurrent").facts["grows"]["time"] == "N"
     assert step.declared("time") == "1"
     assert step.declared("memory") == "", "what is declared is the peak of the whole, not that of a step"
-    (mine,) = curves.of(timed("rotary/mine.py"))
-    assert mine.declared("time") == "", "a file of somebody's own is not found by the name of its row"
+
+
+def test_declared_growth_of_a_file_of_one_s_own_is_that_of_the_file_while_it_is_there(tmp_path: Path):
+    (tmp_path / "recurrent.py").write_text('grows = {"time": "N^2"}\n')
+    own = [replace(r, cell=replace(r.cell, implementation=str(tmp_path / "recurrent.py"))) for r in timed("retention/recurrent")]
+    mine, registered = sorted(curves.of([*timed("retention/recurrent"), *own]), key=lambda curve: "py" not in curve.subject)
+    assert (mine.name, registered.name) == ("recurrent.py", "recurrent"), "no row is of both"
+    assert (mine.declared("time"), mine.declared("memory"), registered.declared("time")) == ("N^2", "", "N")
+    (tmp_path / "recurrent.py").unlink()
+    assert mine.declared("time") == "", "a table is made of what is stored"
 
 
 def test_pictures_have_a_panel_for_each_question_and_no_empty_one():

@@ -224,7 +224,7 @@ def test_a_table_keeps_every_failure_with_its_note():
         "retention/recurrent": "",
         "retention/parallel": "out of memory: asked for more memory than allowed (at 64)",
         "retention/fla": "unsupported: runs on cuda, not on cpu",
-        "retention/mine": "wrong: not timed: out is 1, but should be 2",
+        "retention/mine.py": "wrong: not timed: out is 1, but should be 2",
         "retention/yours": "timed out: took longer than 300 s",
         "retention/theirs": "crashed: raised ValueError",
     }
