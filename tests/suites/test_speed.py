@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from harness import catalogue, ceilings, report, runner, worker
+from harness import catalogue, ceilings, plan, report, runner, worker
 from harness.ceilings import Ceilings
 from harness.cell import CRASHED, OK, UNSUPPORTED, WRONG, Cell, Record
 
@@ -292,3 +292,9 @@ def test_pictures_are_drawn_of_all_that_has_a_number(tmp_path: Path):
     assert {text.get_text() for text in axis.get_legend().get_texts()} == {"retention", "language models"}
     assert set(suite.pictures(timed("language_model/mine.py", 1.0, flops=0))) == {"language models"}
     assert suite.pictures(FAILURES) == {}
+
+
+def test_no_rounds_are_a_wrong_request():
+    words = {"suite": "speed", "spec": "layer_norm", "rounds": "0"}
+    with pytest.raises(plan.WrongRequest, match="rounds=0 asks nothing"):
+        plan.cells(*plan.selection(words))
