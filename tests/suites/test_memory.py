@@ -154,6 +154,10 @@ def test_two_times_the_same_is_the_same():
     assert values("plain", "attention", **asked) == values("plain", "attention", **asked)
 
 
+def test_what_is_compiled_as_a_whole_is_weighed_though_it_cannot_be_watched():
+    assert values("flex", "attention", case="causal", length=16)["peak_bytes"] > 0
+
+
 def test_what_is_wrong_is_not_weighed(tmp_path: Path):
     path = hungry(tmp_path, 0)
     Path(path).write_text(Path(path).read_text().replace("weight, bias)\n    return", "bias, weight)\n    return"))
