@@ -225,8 +225,8 @@ def test_a_table_keeps_every_failure_with_its_note():
         "retention/parallel": "out of memory: asked for more memory than allowed (at 64)",
         "retention/fla": "unsupported: runs on cuda, not on cpu",
         "retention/mine.py": "wrong: not timed: out is 1, but should be 2",
-        "retention/yours": "timed out: took longer than 300 s",
-        "retention/theirs": "crashed: raised ValueError",
+        "retention/yours.py": "timed out: took longer than 300 s",
+        "retention/theirs.py": "crashed: raised ValueError",
     }
     row = frame.set_index("implementation").loc["retention/recurrent"]
     assert (row["16"], row["32"], row["64"]) == tuple(pytest.approx(0.1 * n, rel=0.01) for n in (16, 32, 64))
