@@ -35,9 +35,8 @@ class Cell:
 
     @property
     def subject(self) -> str:
-        """Who is asked, as messages and tables name it."""
-        own_file = self.implementation.endswith(".py")
-        name = self.implementation.rpartition("/")[2].removesuffix(".py") if own_file else self.implementation
+        """Who is asked, as messages and tables name it; a file keeps its ending, so that no name of the registry is like it."""
+        name = self.implementation.rpartition("/")[2] if self.implementation.endswith(".py") else self.implementation
         return f"{self.spec}/{name}" + (f":{self.variant}" if self.variant else "")
 
     def __hash__(self) -> int:

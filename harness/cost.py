@@ -10,12 +10,13 @@ stopped. Nothing is remembered by where inputs lie: those of all samples lie in 
 
 import copy
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from harness import Unsupported, asking, clock, memory
 from harness.contract import ContractError
@@ -30,6 +31,7 @@ LEAST, MOST = 5, 40  # samples
 ENOUGH_S = 0.25  # of samples, once there are LEAST
 FEWEST_S = 2.0  # of one sample: slower ones are asked LEAST_SLOW times
 LEAST_SLOW = 3
+FEW = 4096  # bytes that come from elsewhere, such as an index of numpy's, and are not held against anybody
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Call:
 
     run: Callable[[], Any]
     given: Mapping[str, tuple[Tensor, Tensor]]
+    besides: Sequence[Tensor] = ()  # parameters, buffers and the state before a step, which the call reads too
 
     def __call__(self) -> Any:
         return self.run()
@@ -109,14 +112,17 @@ def timed(contestant: "Implementation", question: Question, dice: int) -> tuple[
 
 
 def weighed(contestant: "Implementation", question: Question) -> tuple[dict[str, Any], Bunch]:
-    """Bytes at the peak of a call above its inputs, bytes that go from step to step; of a model what it keeps; and the answer."""
+    """Bytes at the peak of a call above its inputs, those kept between calls among them, bytes that go from step to step; of a
+    model what it keeps; and the answer."""
     spec, case = contestant.spec, question.case
     make = calls(contestant, question)
-    clock.seconds(make(0), case.device)  # what is made once, at the first call, is not the call's
+    clock.seconds(make(0), case.device)
     call, answers = make(1), list[Any]()
-    values: dict[str, Any] = {"peak_bytes": memory.peak(lambda: answers.append(call()), case.device), "checked": 1}
-    answered = kept(contestant, question, answers.pop())
+    peak = memory.peak(lambda: answers.append(call()), case.device)
+    answered = kept(contestant, question, answers[0])
     call.check_inputs()
+    held = _held(call, answers, make(2), peak)
+    values: dict[str, Any] = {"peak_bytes": peak + held, "held_bytes": held, "checked": 1}
     if question.form == "step":
         values["state_bytes"] = _carried(contestant, question)
     if spec.of_modules:
@@ -126,6 +132,23 @@ def weighed(contestant: "Implementation", question: Question) -> tuple[dict[str,
         if bits := bits_per_weight(model):
             values["bits_per_weight"] = bits
     return values, answered
+
+
+def _held(call: Call, answers: list[Any], again: Call, peak: int) -> int:
+    """Bytes that are kept from call to call, as the call `again` touches them; Unsupported where the peak misses an answer."""
+    besides = [*(placed for _, placed in call.given.values()), *call.besides]
+    seen = memory.touched(again, [*besides, *(placed for _, placed in again.given.values()), *again.besides])
+    own = memory.kept_alive([t for t in _flat(answers) if t.untyped_storage().data_ptr() not in seen.kept], besides)
+    answers.clear()
+    if (missed := max(own - peak, seen.foreign - FEW)) > 0:
+        raise Unsupported(
+            f"its memory cannot be counted: it is taken past torch's allocator or in another thread ({missed:,} bytes at least)"
+        )
+    return sum(seen.kept.values())
+
+
+def _flat(answers: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(answers) if isinstance(leaf, Tensor)]
 
 
 def bits_per_weight(model: torch.nn.Module) -> float | None:
@@ -153,9 +176,11 @@ def calls(contestant: "Implementation", question: Question) -> Callable[[int], C
     wrt, training = wanted(spec, case, question.form), question.form == "training"
     run: Any = contestant.prepare(case)
     parameters: dict[str, Tensor] = {}
+    besides: list[Tensor] = []
     if spec.of_modules:
         run = contestant.model(_given(contestant, question), case)
         parameters = dict(run.named_parameters())
+        besides = [*run.parameters(), *run.buffers()]
     given = [t for t in spec.given(case) if "." not in t.name]
     cotangents = [t.name + GRADIENT for t in spec.contract.outputs] if training else []
     first = inputs(spec, question, 0)
@@ -180,7 +205,7 @@ def calls(contestant: "Implementation", question: Question) -> Callable[[int], C
         x = inputs(spec, question, i)
         for name, tensor in placed.items():
             tensor.detach().copy_(x[name])
-        return Call(call, {name: (x[name], tensor) for name, tensor in placed.items()})
+        return Call(call, {name: (x[name], tensor) for name, tensor in placed.items()}, besides)
 
     return make
 
@@ -248,7 +273,7 @@ def _generating(contestant: "Implementation", question: Question) -> Callable[[i
                 logits.append(one)
             return torch.stack(logits, 1)
 
-        return Call(call, {"ids": (drawn, ids)})
+        return Call(call, {"ids": (drawn, ids)}, [*model.parameters(), *model.buffers(), *memory.tensors(state)])
 
     return make
 

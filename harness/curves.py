@@ -1,6 +1,8 @@
 """Records of a cost as curves over length, one for each implementation, case, form and dtype: fitted, ranked and drawn."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
@@ -69,13 +71,19 @@ class Curve:
 
     def declared(self, what: str) -> str:
         """The growth that the file of an operator declares (of time, step, memory, state); of a model, what its paper says."""
-        implementation = self.subject.partition("/")[2].partition(":")[0]
         if self.group == MODELS:
             return growth.CLAIMED.get(self.spec, {}).get(OF_PAPERS.get((what, self.form), ""), "")
-        known = catalogue.implementations(self.spec).get(f"{self.spec}/{implementation}")
         of_a_step = {"time": "step", "state": "state"}
         key = of_a_step.get(what, "") if self.form == "step" else what
-        return known.facts.get("grows", {}).get(key, "") if known else ""
+        return self._grows.get(key, "")
+
+    @property
+    def _grows(self) -> Mapping[str, str]:
+        """What the file of the implementation declares, as it is now; nothing where the file is gone."""
+        records = [*(r for of in self.good.values() for r in of), *self.failed]
+        with suppress(catalogue.NotFound, OSError):
+            return catalogue.implementation(self.spec, records[0].cell.implementation).facts.get("grows", {})
+        return {}
 
 
 OF_PAPERS = {
@@ -177,8 +185,8 @@ def standing(curve: Curve, key: str, among: Sequence[Curve], at: int) -> float |
     ratios = []
     for run, middle in own.items():
         rivals = [other[run] for other in (_by_run(c, key, at) for c in among if c.question == curve.question) if run in other]
-        if len(rivals) > 1:
-            ratios.append(middle / min(rivals))
+        if len(rivals) > 1 and (middle == min(rivals) or min(rivals) > 0):  # of nothing, nothing is a multiple but itself
+            ratios.append(middle / min(rivals) if middle else 1.0)
     return clock.middle(ratios) if ratios else None
 
 
@@ -189,11 +197,11 @@ def _by_run(curve: Curve, key: str, at: int) -> dict[str, float]:
 
 
 def ratio(more: Sequence[float], less: Sequence[float]) -> tuple[float, float, float] | None:
-    """The ratio of two medians, and the widest that the 95 % intervals of both allow; None where one has no samples."""
-    if not more or not less:
+    """The ratio of two medians, and the widest that the 95 % intervals of both allow; None where there is none."""
+    if not more or not less or not clock.middle(less):
         return None
     (a_low, a_high), (b_low, b_high) = (clock.interval(of) or (min(of), max(of)) for of in (more, less))
-    return clock.middle(more) / clock.middle(less), a_low / b_high, a_high / b_low
+    return clock.middle(more) / clock.middle(less), a_low / b_high, a_high / b_low if b_low else math.inf
 
 
 def tables(

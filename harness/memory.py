@@ -3,12 +3,74 @@
 On the CPU the peak is read from the events of torch's profiler, one for each allocation and each release; on a GPU from the
 allocator's own counter, in its blocks of 512 bytes. So it sees what a kernel asks for within itself and gives back before it
 returns, which a look at the live tensors misses: a third of what `torch.lstm` needs. It does not see memory that a library takes
-from the system past torch's allocator.
+from the system past torch's allocator, nor, on the CPU, what another thread than the caller's allocates. What comes out of there
+as a tensor is seen by `touched`, as is what is kept from call to call, which no call allocates.
 """
 
 import dataclasses
+import gc
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Touched:
+    """Storages that a call read or wrote, by address, in bytes: `kept` were there before it and outlive it, `foreign` came up in
+    it past torch's allocator or in another thread, and went."""
+
+    kept: Mapping[int, int]
+    foreign: int
+
+
+def touched(call: Callable[[], Any], besides: Any = ()) -> Touched:
+    """What a call touches that torch's allocator gives it in no call, without what `besides` names (inputs, parameters, a state).
+
+    Operators of torch are watched, in the thread of the caller: what a kernel reads by its pointer alone is not seen, nor what is
+    compiled as a whole.
+    """
+    from torch.multiprocessing.reductions import StorageWeakRef
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    # A weak reference keeps the name of a storage from being given to another, though not its bytes.
+    known = {storage._cdata: StorageWeakRef(storage) for storage in _storages(list(tensors(besides)))}
+    places = {tensor.untyped_storage().data_ptr() for tensor in tensors(besides)}  # numpy gives the same bytes as another storage
+    found: dict[int, tuple[Any, int, int]] = {}
+
+    class Watch(TorchDispatchMode):
+        supports_higher_order_operators = True
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            kwargs = kwargs or {}
+            for storage in _storages([args, kwargs]):
+                if "lift_fresh" in str(func) and storage.resizable():  # a constant that Python writes down; numpy's is fixed
+                    known[storage._cdata] = StorageWeakRef(storage)
+                elif storage._cdata not in known and storage.data_ptr() not in places and storage.nbytes():
+                    found.setdefault(storage._cdata, (StorageWeakRef(storage), storage.data_ptr(), storage.nbytes()))
+            result = func(*args, **kwargs)
+            made = (storage for storage in _storages(result) if storage._cdata not in found)
+            known.update({storage._cdata: StorageWeakRef(storage) for storage in made})
+            return result
+
+    try:
+        with Watch():
+            result = call()
+    except RuntimeError as error:
+        if "torch.compile" not in str(error) and not type(error).__module__.startswith("torch._dynamo"):
+            raise
+        return Touched({}, 0)  # what is compiled as a whole does not run while it is watched
+    del result
+    gc.collect()
+    kept = {place: size for still, place, size in found.values() if not still.expired()}
+    return Touched(kept, sum(size for _, place, size in found.values() if place not in kept))
+
+
+def _storages(of: Any) -> list[Any]:
+    """The storages of all tensors in what an operator is given, or gives."""
+    from torch import Tensor, strided
+    from torch.utils._pytree import tree_leaves
+
+    leaves = [leaf for leaf in tree_leaves(of) if isinstance(leaf, Tensor)]
+    return [leaf.untyped_storage() for leaf in leaves if leaf.layout == strided]
 
 
 def peak(call: Callable[[], Any], device: str = "cpu") -> int:
@@ -45,8 +107,8 @@ def kept_alive(state: Any, besides: Any = ()) -> int:
     nothing.
     Raises TypeError for anything else, for its bytes are not known.
     """
-    known = {tensor.untyped_storage()._cdata for tensor in _tensors(besides)}
-    storages = {storage._cdata: storage.nbytes() for storage in (tensor.untyped_storage() for tensor in _tensors(state))}
+    known = {tensor.untyped_storage()._cdata for tensor in tensors(besides)}
+    storages = {storage._cdata: storage.nbytes() for storage in (tensor.untyped_storage() for tensor in tensors(state))}
     return sum(size for address, size in storages.items() if address not in known)
 
 
@@ -59,23 +121,24 @@ def of_module(module: Any, recurse: bool = True) -> list[Any]:
     return [*module.parameters(recurse), *module.buffers(recurse), *plain]
 
 
-def _tensors(state: Any) -> Iterator[Any]:
+def tensors(state: Any) -> Iterator[Any]:
+    """Every tensor in a state, however nested."""
     from torch import Tensor, device, dtype
 
     if isinstance(state, Tensor):
         yield state
     elif isinstance(state, Mapping):
         for value in state.values():
-            yield from _tensors(value)
+            yield from tensors(value)
     elif isinstance(state, tuple | list):
         for value in state:
-            yield from _tensors(value)
+            yield from tensors(value)
     elif dataclasses.is_dataclass(state) and not isinstance(state, type):
         for each in dataclasses.fields(state):
-            yield from _tensors(getattr(state, each.name))
+            yield from tensors(getattr(state, each.name))
     elif state is None or isinstance(state, int | float | complex | str | bytes | dtype | device):
         return
     elif hasattr(state, "__dict__") and not isinstance(state, type) and not callable(state):
-        yield from _tensors(vars(state))
+        yield from tensors(vars(state))
     else:
         raise TypeError(f"a state holds a {type(state).__module__}.{type(state).__qualname__}, whose bytes cannot be counted")

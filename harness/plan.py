@@ -134,6 +134,7 @@ def cells(chosen: Selection, suite: ModuleType) -> list[Cell]:
         left = {word: chosen.patterns(word) for word in chosen.seen if word in chosen.settings}
         others = "".join(f"\n  {word}={one} was asked; there are: {', '.join(chosen.seen[word])}" for word, one in left.items())
         raise WrongRequest(f"nothing to do: no cell of the suite fits {asked}.{others}\n  See: harness list implementations")
+    _check_that_names_differ(found)
     return found
 
 
@@ -197,6 +198,18 @@ def _check_implementations(chosen: Selection) -> None:
                 raise WrongRequest(
                     f"which spec does {pattern} claim to compute? Say spec=NAME.\n  known: {', '.join(catalogue.specs())}"
                 )
+
+
+def _check_that_names_differ(found: Sequence[Cell]) -> None:
+    """Tables and rankings know an implementation by its name: two of one name would be one."""
+    of: dict[str, str] = {}
+    for cell in found:
+        other = of.setdefault(cell.subject, cell.implementation)
+        if other != cell.implementation:
+            raise WrongRequest(
+                f"{other} and {cell.implementation} are both called {cell.subject} in tables.\n"
+                "  Ask one at a time, or give one of the files another name"
+            )
 
 
 def _check_patterns(kind: str, patterns: str, known: Iterable[str]) -> None:

@@ -78,7 +78,7 @@ def short(subject: str) -> str:
     spec, _, implementation = subject.partition("/")
     name, colon, variant = implementation.partition(":")
     paper = spec.removeprefix("transformer_")
-    plain = name.startswith("torch_")
+    plain = name.startswith("torch_") and not name.endswith(".py")
     return (name if spec == "language_model" else paper if plain else f"{paper}/{name}") + colon + variant
 
 

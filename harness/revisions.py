@@ -83,6 +83,12 @@ def commit(top: Path, revision: str) -> str:
         return ""
     said = _git(top, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
     if said.returncode:
+        if not _git(top, "rev-list", "--max-count=1", "--all").stdout.strip():
+            raise WrongRequest(
+                f"there are no commits yet in {top}, so there is no {revision!r} to compare with.\n"
+                "  Make one: git add . && git commit\n"
+                "  Or compare what is stored: harness compare run=ONE run=OTHER suite=NAME"
+            )
         raise WrongRequest(
             f"git knows no revision {revision!r} in {top}.\n"
             "  A revision is a commit, a branch or a tag; . is the working tree as it is.\n"

@@ -1,8 +1,9 @@
 """How many bytes does it need? The peak of forward, training and a step of decoding over length, what goes from step to step, and
 what a language model's weights take.
 
-Peaks are counted by torch's own allocator, above the inputs; they hang on no clock and on no other process, so each cell is asked
-once, and gates exactly. What is weighed is judged first, as in suite=speed.
+Peaks are counted by torch's own allocator, above the inputs, with what is kept between calls (a workspace, a mask, a table); they
+hang on no clock and on no other process, so each cell is asked once, and gates exactly. What is weighed is judged first, as in
+suite=speed.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -140,6 +141,8 @@ def _row(curve: Curve, group: Sequence[Curve]) -> dict[str, Any]:
     last = max(peaks)
     best = curves.standing(curve, "peak_bytes", group, last)
     row |= {"x best": None if best is None else round(best, 2), **curves.growth_of(curve, "peak_bytes", "memory")}
+    if held := sum(curve.samples("held_bytes")[last]):
+        row |= {"kept KiB": round(held / 1024, 1)}
     if states:
         growth = curves.growth_of(curve, "state_bytes", "state")
         row |= {"state KiB": round(states[max(states)] / 1024, 2), **{f"state {name}": told for name, told in growth.items()}}

@@ -19,7 +19,7 @@ from harness.cell import OK, WRONG, Answer, Cell, Record
 from harness.claims import Claim, Side, claimed
 from harness.curves import Curve
 from harness.implementation import Implementation, check_compiled
-from harness.plan import Selection
+from harness.plan import Selection, WrongRequest
 
 settings = {"scale": "default", "form": "*", "length": "*", "batch": "1", "threads": 1, "rounds": 2}
 choices = {"scale": ("smoke", "default", "full")}
@@ -112,6 +112,8 @@ CLAIMS = (
 
 def plan(selection: Selection) -> Iterator[Cell]:
     """A cell for each implementation, case, dtype, form, batch and length, in each round."""
+    if not selection.settings["rounds"]:
+        raise WrongRequest("rounds=0 asks nothing: each round times every cell once.\n  Try: rounds=2")
     return work.cells(selection, "speed", selection.settings["rounds"])
 
 

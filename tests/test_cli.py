@@ -104,7 +104,7 @@ def test_a_wrong_file_is_told_where_and_how_to_repeat_it(tmp_path: Path):
     said = harness("check", "mine.py", "case=longer_past", "dtype=float32", "family=normal", cwd=tmp_path)
     assert said.returncode == 1
     lines = said.stderr.strip().splitlines()
-    assert lines[-5] == "attention/mine is wrong in case longer_past, float32"
+    assert lines[-5] == "attention/mine.py is wrong in case longer_past, float32"
     assert lines[-4].startswith("  out[b=")
     assert "but should be" in lines[-4]
     assert "allowed 1 (rounding budget of float32 on this input)" in lines[-3]
@@ -225,5 +225,5 @@ def test_a_module_of_a_package_keeps_its_relative_imports(tmp_path: Path):
 def test_why_all_is_unsupported_is_said(tmp_path: Path):
     (tmp_path / "mine.py").write_text('"""Mine."""\n\ndevices = ("cuda",)\n\n\ndef prepare(case): ...\n')
     said = harness("check", "mine.py", "spec=rotary", "case=plain", "device=cpu", cwd=tmp_path)
-    assert "rotary/mine is unsupported: runs on cuda, not on cpu" in said.stderr
+    assert "rotary/mine.py is unsupported: runs on cuda, not on cpu" in said.stderr
     assert said.returncode == 0

@@ -1,6 +1,7 @@
 """Calls that are timed or weighed: fresh inputs in the same memory, any sample may be judged, only the call is timed."""
 
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -195,6 +196,60 @@ def test_peak_of_known_allocations():
     assert 3 * KIB * KIB + of_norm <= values["peak_bytes"] <= 3 * KIB * KIB + of_norm + 16 * KIB + 64
     exact, _ = cost.weighed(contestant(norm), asked)
     assert exact["peak_bytes"] == of_norm
+
+
+def test_memory_that_torch_does_not_see_is_not_told_as_none():
+    def by_numpy(x, weight, bias):
+        return torch.from_numpy(norm(x, weight, bias).numpy() + 0)
+
+    def elsewhere(x, weight, bias):
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(norm, x, weight, bias).result()
+
+    for run in (by_numpy, elsewhere, lambda *x: by_numpy(*x).double().float(), lambda *x: elsewhere(*x) + 0):
+        with pytest.raises(Unsupported, match="cannot be counted: it is taken past torch's allocator or in another thread"):
+            cost.weighed(contestant(run), question(b=1, d=512))
+
+
+@pytest.mark.parametrize("form", ["forward", "training"])
+def test_what_is_kept_between_calls_counts_however_warm_it_is(form: str):
+    """A workspace of 64 KiB, made at the first call of the process; the inputs and what a call gives back are not kept."""
+    kept: list[torch.Tensor] = []
+
+    def run(x, weight, bias):
+        if not kept:
+            kept.append(torch.zeros(16 * KIB))
+        return norm(x, weight, bias) + 0 * kept[0][0]
+
+    asked = question(form=form)
+    plain, _ = cost.weighed(contestant(lambda *x: norm(*x) + 0 * torch.zeros(())), asked)
+    assert plain["held_bytes"] == 0
+    for _ in range(2):
+        values, _ = cost.weighed(contestant(run), asked)
+        assert values["held_bytes"] == 64 * KIB
+        assert values["peak_bytes"] == pytest.approx(plain["peak_bytes"] + 64 * KIB, abs=64)
+
+
+def test_an_answer_that_lies_in_what_is_kept_is_counted_once():
+    room = torch.zeros(1, 8, 512)
+    values, _ = cost.weighed(contestant(lambda *x: room.copy_(norm(*x))), question(b=1, d=512))
+    assert (values["held_bytes"], values["peak_bytes"]) == (16 * KIB, 16 * KIB + 16 * KIB + 2 * 8 * 4)
+
+
+def test_what_a_model_keeps_beside_its_state_is_told():
+    class Hides(nn.Module):
+        def forward(self, ids):
+            return torch.zeros(*ids.shape, 5)
+
+        def step(self, ids, state):
+            if state is None:
+                self.cache = torch.zeros(KIB)
+            return torch.zeros(len(ids), 5) + self.cache[0], torch.zeros(2)
+
+    spec = catalogue.load_spec("language_model")
+    case = spec.case("plain").resized({"b": 1, "n": 4, "v": 5})
+    values, _ = cost.weighed(Implementation(spec, lambda case: Hides(), {}, False), Question(case, "step", 4, 0))
+    assert (values["state_bytes"], values["held_bytes"]) == (8, 4 * KIB)
 
 
 def test_a_step_of_attention_carries_its_keys_and_values_and_retention_its_state():

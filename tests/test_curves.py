@@ -1,5 +1,9 @@
 """Curves of planted records: fitted, ranked within one run only, with every failure kept and every picture drawn."""
 
+import math
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
 from harness import catalogue, curves
@@ -73,6 +77,13 @@ def test_the_best_is_of_those_who_were_asked_the_same():
     assert all(curves.standing(curve, "seconds", found, 64) is None for curve in found)
 
 
+def test_nothing_is_no_multiple_of_nothing_but_of_itself():
+    some, nothing = ([record(f"rotary/{name}", 64, {"peak_bytes": size})] for name, size in (("pairs", 8), ("complex", 0)))
+    best, other = found = curves.of([*some, *nothing])
+    assert curves.standing(best, "peak_bytes", found, 64) == 1.0
+    assert curves.standing(other, "peak_bytes", found, 64) is None, "it takes more than nothing, but how many times as much?"
+
+
 def test_growth_is_fitted_where_all_three_lengths_were_measured():
     (curve,) = curves.of(timed("rotary/pairs", power=2.0, noise=0.001))
     assert curve.fitted("seconds").exponent == pytest.approx(2.0)
@@ -114,6 +125,8 @@ def test_a_ratio_with_the_widest_that_intervals_allow():
     middle, low, high = curves.ratio([float(i) for i in range(1, 10)], [5.0] * 9)
     assert (middle, low, high) == (1.0, 2 / 5, 8 / 5)
     assert curves.ratio([], [1.0]) is None
+    assert curves.ratio([1.0], [0.0]) is None
+    assert curves.ratio([1.0], [0.0, 1.0, 2.0]) == (1.0, 0.5, math.inf)
 
 
 def test_declared_growth_of_models_is_that_of_their_papers():
@@ -129,8 +142,16 @@ def test_declared_growth_of_an_operator_is_that_of_its_file():
     assert forward.declared("time") == catalogue.find("implementation", "retention/recurrent").facts["grows"]["time"] == "N"
     assert step.declared("time") == "1"
     assert step.declared("memory") == "", "what is declared is the peak of the whole, not that of a step"
-    (mine,) = curves.of(timed("rotary/mine.py"))
-    assert mine.declared("time") == "", "a file of somebody's own is not found by the name of its row"
+
+
+def test_declared_growth_of_a_file_of_one_s_own_is_that_of_the_file_while_it_is_there(tmp_path: Path):
+    (tmp_path / "recurrent.py").write_text('grows = {"time": "N^2"}\n')
+    own = [replace(r, cell=replace(r.cell, implementation=str(tmp_path / "recurrent.py"))) for r in timed("retention/recurrent")]
+    mine, registered = sorted(curves.of([*timed("retention/recurrent"), *own]), key=lambda curve: "py" not in curve.subject)
+    assert (mine.name, registered.name) == ("recurrent.py", "recurrent"), "no row is of both"
+    assert (mine.declared("time"), mine.declared("memory"), registered.declared("time")) == ("N^2", "", "N")
+    (tmp_path / "recurrent.py").unlink()
+    assert mine.declared("time") == "", "a table is made of what is stored"
 
 
 def test_pictures_have_a_panel_for_each_question_and_no_empty_one():

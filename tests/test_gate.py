@@ -258,6 +258,13 @@ def test_without_a_checkout_there_are_no_revisions(tmp_path: Path):
     assert "is in no git checkout, so it has no revisions to compare.\n  Go into the checkout" in said.stderr
 
 
+def test_a_repository_without_commits_says_so(tmp_path: Path):
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    with pytest.raises(WrongRequest, match=r"there are no commits yet in .*, so there is no 'HEAD' to compare with"):
+        revisions.commit(tmp_path, "HEAD")
+    assert revisions.commit(tmp_path, revisions.WORKING_TREE) == ""
+
+
 def test_who_is_asked_to_end_takes_its_processes_and_folders_along(repository: Path, tmp_path: Path):
     edit(repository, "SLEEP_S = 60.0\n")
     git(repository, "commit", "--quiet", "--all", "--message=second")

@@ -1,5 +1,6 @@
 """Peak memory is what is known to be allocated, kernels' own buffers too; a state counts what it keeps alive, once and whole."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -99,3 +100,29 @@ def test_a_state_counts_what_it_keeps_alive():
 def test_what_cannot_be_counted_is_an_error(state: Any):
     with pytest.raises(TypeError, match="whose bytes cannot be counted"):
         memory.kept_alive([state])
+
+
+def test_what_is_kept_between_calls_is_touched_and_what_comes_and_goes_is_not():
+    given, weights, room, unused = floats(1), floats(2), floats(3), floats(5)
+
+    def call():
+        return (given + weights.sum()) * room.fill_(2.0)[:256] + torch.tensor([1.0] * 256)
+
+    assert sum(memory.touched(call, [given, weights]).kept.values()) == 3 * KIB
+    assert memory.touched(call, [given, weights]).foreign == 0
+    assert unused.numel() == 5 * KIB // 4
+
+
+def test_what_comes_past_the_allocator_or_from_another_thread_is_foreign():
+    given = floats(4)
+
+    def by_numpy():
+        return torch.from_numpy(given.numpy() + 1).double()
+
+    def elsewhere():
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(given.exp).result() + 1
+
+    for call in (by_numpy, elsewhere):
+        assert memory.touched(call, [given]) == memory.Touched({}, 4 * KIB)
+    assert memory.touched(lambda: torch.from_numpy(given.numpy()).exp(), [given]).foreign == 0, "the same bytes"

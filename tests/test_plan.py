@@ -64,3 +64,13 @@ def test_a_selection_of_nothing_says_what_else_could_be_asked():
 def test_who_takes_a_model_is_told_to_be_given_one():
     with pytest.raises(plan.WrongRequest, match="impl=transformers asks a model of yours: say model=FOLDER"):
         plan.selection({"suite": "long-context", "impl": "transformers"})
+
+
+def test_two_implementations_of_one_name_are_refused(tmp_path: Path):
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "pairs.py").write_text('spec = "rotary"\n')
+    one, two = (str(tmp_path / folder / "pairs.py") for folder in ("one", "two"))
+    with pytest.raises(plan.WrongRequest, match=r"are both called rotary/pairs.py in tables.\n  Ask one at a time"):
+        asked(impl=f"{one},{two}")
+    assert [cell.subject for cell in asked(impl=f"pairs,{one}")[0]] == ["rotary/pairs", "rotary/pairs.py"]

@@ -154,6 +154,10 @@ def test_two_times_the_same_is_the_same():
     assert values("plain", "attention", **asked) == values("plain", "attention", **asked)
 
 
+def test_what_is_compiled_as_a_whole_is_weighed_though_it_cannot_be_watched():
+    assert values("flex", "attention", case="causal", length=16)["peak_bytes"] > 0
+
+
 def test_what_is_wrong_is_not_weighed(tmp_path: Path):
     path = hungry(tmp_path, 0)
     Path(path).write_text(Path(path).read_text().replace("weight, bias)\n    return", "bias, weight)\n    return"))
@@ -197,6 +201,16 @@ def test_states_have_columns_of_their_own_and_a_step_declares_no_peak():
     row = frame.iloc[0]
     assert row[["state KiB", "state exponent", "state declared", "state verdict"]].tolist() == [2.0, "0.00", "1", "confirmed"]
     assert row["declared"] is None
+
+
+def test_what_is_kept_between_calls_has_a_column_where_there_is_any():
+    records = [
+        record(f"rotary/{name}", 64, {"peak_bytes": 4096, "held_bytes": n}) for name, n in (("pairs", 2048), ("complex", 0))
+    ]
+    (frame,) = suite.table(records).values()
+    assert frame.set_index("implementation")["kept KiB"].dropna().to_dict() == {"rotary/pairs": 2.0}
+    (frame,) = suite.table(records[1:]).values()
+    assert "kept KiB" not in frame
 
 
 def test_claims_of_states_and_peaks():

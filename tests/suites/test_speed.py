@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from harness import catalogue, ceilings, report, runner, worker
+from harness import catalogue, ceilings, plan, report, runner, worker
 from harness.ceilings import Ceilings
 from harness.cell import CRASHED, OK, UNSUPPORTED, WRONG, Cell, Record
 
@@ -224,9 +224,9 @@ def test_a_table_keeps_every_failure_with_its_note():
         "retention/recurrent": "",
         "retention/parallel": "out of memory: asked for more memory than allowed (at 64)",
         "retention/fla": "unsupported: runs on cuda, not on cpu",
-        "retention/mine": "wrong: not timed: out is 1, but should be 2",
-        "retention/yours": "timed out: took longer than 300 s",
-        "retention/theirs": "crashed: raised ValueError",
+        "retention/mine.py": "wrong: not timed: out is 1, but should be 2",
+        "retention/yours.py": "timed out: took longer than 300 s",
+        "retention/theirs.py": "crashed: raised ValueError",
     }
     row = frame.set_index("implementation").loc["retention/recurrent"]
     assert (row["16"], row["32"], row["64"]) == tuple(pytest.approx(0.1 * n, rel=0.01) for n in (16, 32, 64))
@@ -292,3 +292,9 @@ def test_pictures_are_drawn_of_all_that_has_a_number(tmp_path: Path):
     assert {text.get_text() for text in axis.get_legend().get_texts()} == {"retention", "language models"}
     assert set(suite.pictures(timed("language_model/mine.py", 1.0, flops=0))) == {"language models"}
     assert suite.pictures(FAILURES) == {}
+
+
+def test_no_rounds_are_a_wrong_request():
+    words = {"suite": "speed", "spec": "layer_norm", "rounds": "0"}
+    with pytest.raises(plan.WrongRequest, match="rounds=0 asks nothing"):
+        plan.cells(*plan.selection(words))
