@@ -6,6 +6,7 @@ import pytest
 
 from harness import catalogue
 from harness.cell import OK, Cell, Record
+from harness.contract import ContractError
 from harness.implementation import Implementation
 
 suite = catalogue.load(catalogue.find("suite", "long-context").path)
@@ -43,6 +44,36 @@ def test_attention_is_stopped_and_its_cache_is_what_it_must_be(cache: Path, monk
     record = measured("streaming", "transformer_rope/torch_sdpa", cache, monkeypatch)
     bytes_ = 2 * 2 * 32 * 4  # layers, keys and values, width, float32
     assert record.values["stopped"] == f"its state grows by {bytes_} bytes a byte of text, {bytes_ * 1024:,} bytes at 1,024"
+
+
+def part(name: str, kind: str) -> type:
+    """A class in the file of an implementation of ours."""
+    found: type = getattr(catalogue.load(catalogue.find("implementation", name).path), kind)
+    return found
+
+
+@pytest.mark.xdist_group("long-context-tasks")
+@pytest.mark.parametrize("task", ["extrapolation", "depth"])
+def test_a_model_that_is_another_one_far_out_is_wrong(task: str, cache: Path, monkeypatch: pytest.MonkeyPatch):
+    kind = part("transformer_rope/torch_sdpa", "RotaryAttention")
+    near = kind.forward
+    monkeypatch.setattr(kind, "forward", lambda self, x: near(self, x) * (1 if x.shape[1] <= 40 else 0.5))
+    with pytest.raises(ContractError, match="as it is measured, it does not compute what its spec says of"):
+        measured(task, "transformer_rope/torch_sdpa", cache, monkeypatch)
+
+
+@pytest.mark.xdist_group("long-context-tasks")
+def test_a_stream_whose_state_is_kept_elsewhere_is_wrong(cache: Path, monkeypatch: pytest.MonkeyPatch):
+    kind = part("transformer_rope/torch_sdpa", "RotaryAttention")
+    step = kind.step
+
+    def hoarding(self, x, state):
+        y, self.hoard = step(self, x, None if state is None else self.hoard)
+        return y, 0
+
+    monkeypatch.setattr(kind, "step", hoarding)
+    with pytest.raises(ContractError, match="with two texts read in turn, it does not say what it says of the whole"):
+        measured("streaming", "transformer_rope/torch_sdpa", cache, monkeypatch)
 
 
 @pytest.mark.xdist_group("long-context-tasks")
