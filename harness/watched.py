@@ -17,7 +17,9 @@ from harness.cell import OK
 from harness.contract import ContractError
 from harness.spec import Bunch, Case, Spec
 
-MOST = 2**29  # numbers in float64: a reference may hold one for each channel of every pair of tokens, and is asked no more
+# Numbers in float64, a gigabyte of them: a reference may hold a few such tensors with one for each channel of every pair of tokens,
+# and is asked at no greater length; at the default scale that is over 8 times the training length.
+MOST = 2**27
 
 
 @dataclass(frozen=True)
