@@ -9,7 +9,9 @@ as a tensor is seen by `touched`, as is what is kept from call to call, which no
 
 import dataclasses
 import gc
+import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 
@@ -25,8 +27,7 @@ class Touched:
 def touched(call: Callable[[], Any], besides: Any = ()) -> Touched:
     """What a call touches that torch's allocator gives it in no call, without what `besides` names (inputs, parameters, a state).
 
-    Operators of torch are watched, in the thread of the caller: what a kernel reads by its pointer alone is not seen, nor what is
-    compiled as a whole.
+    Operators of torch are watched, in the thread of the caller: what a kernel reads by its pointer alone is not seen.
     """
     from torch.multiprocessing.reductions import StorageWeakRef
     from torch.utils._python_dispatch import TorchDispatchMode
@@ -51,17 +52,20 @@ def touched(call: Callable[[], Any], besides: Any = ()) -> Touched:
             known.update({storage._cdata: StorageWeakRef(storage) for storage in made})
             return result
 
-    try:
-        with Watch():
-            result = call()
-    except RuntimeError as error:
-        if "torch.compile" not in str(error) and not type(error).__module__.startswith("torch._dynamo"):
-            raise
-        return Touched({}, 0)  # what is compiled as a whole does not run while it is watched
+    with _as_written(), Watch():
+        result = call()
     del result
     gc.collect()
     kept = {place: size for still, place, size in found.values() if not still.expired()}
     return Touched(kept, sum(size for _, place, size in found.values() if place not in kept))
+
+
+def _as_written() -> AbstractContextManager[Any]:
+    """What is compiled runs operator by operator: compiled anew while it is watched, it would not run again."""
+    import torch
+
+    compiler_was_used = "torch._dynamo" in sys.modules  # else importing it takes a second
+    return torch.compiler.set_stance("force_eager") if compiler_was_used else nullcontext()
 
 
 def _storages(of: Any) -> list[Any]:

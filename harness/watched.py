@@ -17,8 +17,8 @@ from harness.cell import OK
 from harness.contract import ContractError
 from harness.spec import Bunch, Case, Spec
 
-# Numbers in float64, a gigabyte of them: a reference may hold a few such tensors with one for each channel of every pair of tokens,
-# and is asked at no greater length; at the default scale that is over 8 times the training length.
+# Numbers in float64, a gigabyte of them: a reference may hold one for each channel of every pair of tokens, and is not asked
+# where that is more, which at the default scale is from 9 times the training length on.
 MOST = 2**27
 
 
