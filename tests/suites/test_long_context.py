@@ -20,7 +20,7 @@ suite = catalogue.load(catalogue.find("suite", "long-context").path)
 def harness(*words: str, cwd: Path, cache: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "harness", *words]
     environment = {"HARNESS_CACHE": str(cache), "PATH": "/usr/bin:/bin"}
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False, timeout=900)
 
 
 @pytest.fixture(scope="module")
