@@ -20,6 +20,7 @@ from harness.spec import Bunch, Case, Spec
 # Numbers in float64, a gigabyte of them: a reference may hold one for each channel of every pair of tokens, and is not asked
 # where that is more, which at the default scale is from 9 times the training length on.
 MOST = 2**27
+NEAR = 256  # places: of a large vocabulary the logits of a long row take gigabytes
 
 
 @dataclass(frozen=True)
@@ -89,24 +90,26 @@ def check_logits(said: Any, ids: Tensor) -> None:
 def check_row(model: Callable[[Tensor], Tensor], ids: Tensor, said: Tensor, digits: float = judge.HALF) -> None:
     """ContractError where what a model said of the last row of ids[b n] hangs on the other rows or on later tokens.
 
-    The row is given again without the others, with other tokens from a place on: two such places, neither at the edge of a tile.
-    An encoder's row, which has no later, is given as it was.
+    The row is given again without the others, with other tokens from a place on: two such places, neither at the edge of a tile,
+    and NEAR answers before each are compared. An encoder's row, which has no later, is given as it was.
     """
     last, row, n = said[-1:], ids[-1:], ids.shape[1]
     if last.ndim == 2:
-        again, cuts = model(row), [n]
-        pairs = [(last, again)]
-    else:
-        cuts = sorted({min(n, place | 1) for place in (n // 3, n - n // 4)})
-        tokens, places = ids.unique(), torch.arange(n, device=ids.device)
-        others = tokens[(torch.searchsorted(tokens, row) + 1) % len(tokens)]  # for each token another one that is there
-        again = model(torch.cat([torch.where(places < cut, row, others) for cut in cuts]))
-        pairs = [(last[:, :cut], again[i : i + 1, :cut]) for i, cut in enumerate(cuts)]
-    check_logits(again, row.expand(len(again), -1))
-    for cut, (one, other) in zip(cuts, pairs, strict=True):
-        if judge.apart(one, other, digits) is not None:
-            alone = judge.apart(last, model(row), digits) is None
-            on = f"the tokens from {cut:,} on" if alone else "the other rows of its batch"
+        if judge.apart(last, model(row), digits) is not None:
+            raise ContractError(f"as it is measured, what it says of a row of {n:,} tokens hangs on the other rows of its batch")
+        return
+    tokens, places = ids.unique(), torch.arange(n, device=ids.device)
+    others = tokens[(torch.searchsorted(tokens, row) + 1) % len(tokens)]  # for each token another one that is there
+    for cut in sorted({min(n, place | 1) for place in (n // 3, n - n // 4)}):
+        near = slice(max(0, cut - NEAR), cut)
+
+        def unlike(given: Tensor, near: slice = near) -> bool:
+            again = model(given)
+            check_logits(again, given)
+            return judge.apart(last[:, near], again[:, near], digits) is not None
+
+        if unlike(torch.where(places < cut, row, others)):
+            on = "the other rows of its batch" if unlike(row) else f"the tokens from {cut:,} on"
             raise ContractError(f"as it is measured, what it says of a row of {n:,} tokens hangs on {on}")
 
 
