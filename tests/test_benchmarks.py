@@ -60,7 +60,7 @@ def test_a_wrong_one_is_not_timed(tmp_path: Path):
     file.write_text(TURNING.replace("RIGHT", "0"))
     status, told = benchmarked(f"spec=rotary impl={file} form=forward")
     assert status == 1
-    assert "rotary/wrong is wrong in case plain, float32" in told
+    assert "rotary/wrong.py is wrong in case plain, float32" in told
     assert "not timed: " in told
 
 
