@@ -134,20 +134,24 @@ def _check_repeats(contestant: "Implementation", case: Case, drawn: Bunch, wrt: 
 
 
 def _step_by_step(contestant: "Implementation", x: Bunch, case: Case) -> Bunch:
-    """Logits [b n v] of a model that is given one token at a time, and nothing else but its own state.
+    """Logits [b n v] of a model that is given one token at a time, in turn with those of the same text backwards."""
+    return Bunch(logits=stepped_in_turn(contestant.model(x, case), x.ids, x.ids.flip(1)))
 
-    It reads another text in turn with this one: what goes from step to step past the state is of the wrong text.
+
+@torch.no_grad()
+def stepped_in_turn(model: Any, ids: Tensor, others: Tensor) -> Tensor:
+    """What a model says step by step of ids[b n], [b n v], while it reads others[b n] in turn, each with a state of its own.
+
+    So what goes from step to step past the state is of the wrong text. Unsupported where it has no step form.
     """
-    model: Any = contestant.model(x, case)
     check_stepwise(model)
     logits: list[Tensor] = []
-    state = others = None
-    with torch.no_grad():
-        for ids, other in zip(x.ids.unbind(1), x.ids.flip(1).unbind(1), strict=True):
-            one, state = model.step(ids, state)
-            logits.append(one)
-            _, others = model.step(other, others)
-    return Bunch(logits=torch.stack(logits, 1))
+    state = of_others = None
+    for tokens, other in zip(ids.unbind(1), others.unbind(1), strict=True):
+        said, state = model.step(tokens, state)
+        logits.append(said)
+        _, of_others = model.step(other, of_others)
+    return torch.stack(logits, 1)
 
 
 def check_stepwise(model: Any) -> None:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from harness import Unsupported, asking, clock, memory
 from harness.contract import ContractError
@@ -55,6 +54,11 @@ class Call:
 
     def __call__(self) -> Any:
         return self.run()
+
+    @property
+    def known(self) -> list[Tensor]:
+        """All that it reads and did not make."""
+        return [*(placed for _, placed in self.given.values()), *self.besides]
 
     def check_inputs(self) -> None:
         """ContractError where they are no longer what was drawn."""
@@ -116,12 +120,12 @@ def weighed(contestant: "Implementation", question: Question) -> tuple[dict[str,
     model what it keeps; and the answer."""
     spec, case = contestant.spec, question.case
     make = calls(contestant, question)
-    clock.seconds(make(0), case.device)
+    clock.seconds(make(0), case.device)  # what is made once is made now, and seen by `touched` where it is kept
     call, answers = make(1), list[Any]()
     peak = memory.peak(lambda: answers.append(call()), case.device)
     answered = kept(contestant, question, answers[0])
     call.check_inputs()
-    held = _held(call, answers, make(2), peak)
+    held = _held(call, answers.pop(), make(2), peak)
     values: dict[str, Any] = {"peak_bytes": peak + held, "held_bytes": held, "checked": 1}
     if question.form == "step":
         values["state_bytes"] = _carried(contestant, question)
@@ -134,21 +138,16 @@ def weighed(contestant: "Implementation", question: Question) -> tuple[dict[str,
     return values, answered
 
 
-def _held(call: Call, answers: list[Any], again: Call, peak: int) -> int:
-    """Bytes that are kept from call to call, as the call `again` touches them; Unsupported where the peak misses an answer."""
-    besides = [*(placed for _, placed in call.given.values()), *call.besides]
-    seen = memory.touched(again, [*besides, *(placed for _, placed in again.given.values()), *again.besides])
-    own = memory.kept_alive([t for t in _flat(answers) if t.untyped_storage().data_ptr() not in seen.kept], besides)
-    answers.clear()
+def _held(call: Call, answer: Any, again: Call, peak: int) -> int:
+    """Bytes that are kept from call to call, as the call `again` touches them; Unsupported where the peak misses the answer."""
+    seen = memory.touched(again, [*call.known, *again.known])
+    made = [tensor for tensor in memory.tensors(answer) if tensor.untyped_storage().data_ptr() not in seen.kept]
+    own = memory.kept_alive(made, call.known)
     if (missed := max(own - peak, seen.foreign - FEW)) > 0:
         raise Unsupported(
             f"its memory cannot be counted: it is taken past torch's allocator or in another thread ({missed:,} bytes at least)"
         )
     return sum(seen.kept.values())
-
-
-def _flat(answers: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(answers) if isinstance(leaf, Tensor)]
 
 
 def bits_per_weight(model: torch.nn.Module) -> float | None:

@@ -33,8 +33,9 @@ def touched(call: Callable[[], Any], besides: Any = ()) -> Touched:
     from torch.utils._python_dispatch import TorchDispatchMode
 
     # A weak reference keeps the name of a storage from being given to another, though not its bytes.
-    known = {storage._cdata: StorageWeakRef(storage) for storage in _storages(list(tensors(besides)))}
-    places = {tensor.untyped_storage().data_ptr() for tensor in tensors(besides)}  # numpy gives the same bytes as another storage
+    given = _storages(list(tensors(besides)))
+    known = {storage._cdata: StorageWeakRef(storage) for storage in given}
+    places = {storage.data_ptr() for storage in given}  # numpy gives the same bytes as another storage
     found: dict[int, tuple[Any, int, int]] = {}
 
     class Watch(TorchDispatchMode):

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness import judge
+from harness import asking, judge
 from harness.cell import OK
 from harness.contract import ContractError
 from harness.spec import Bunch, Case, Spec
@@ -93,39 +93,30 @@ def check_row(model: Callable[[Tensor], Tensor], ids: Tensor, said: Tensor, digi
     The row is given again without the others, with other tokens from a place on: two such places, neither at the edge of a tile,
     and NEAR answers before each are compared. An encoder's row, which has no later, is given as it was.
     """
-    last, row, n = said[-1:], ids[-1:], ids.shape[1]
-    if last.ndim == 2:
-        if judge.apart(last, model(row), digits) is not None:
-            raise ContractError(f"as it is measured, what it says of a row of {n:,} tokens hangs on the other rows of its batch")
-        return
+    row, n = ids[-1:], ids.shape[1]
     tokens, places = ids.unique(), torch.arange(n, device=ids.device)
     others = tokens[(torch.searchsorted(tokens, row) + 1) % len(tokens)]  # for each token another one that is there
-    for cut in sorted({min(n, place | 1) for place in (n // 3, n - n // 4)}):
-        near = slice(max(0, cut - NEAR), cut)
 
-        def unlike(given: Tensor, near: slice = near) -> bool:
-            again = model(given)
-            check_logits(again, given)
-            return judge.apart(last[:, near], again[:, near], digits) is not None
+    def unlike(given: Tensor, cut: int) -> bool:
+        again = model(given)
+        check_logits(again, given)
+        return judge.apart(_before(cut, said[-1:]), _before(cut, again), digits) is not None
 
-        if unlike(torch.where(places < cut, row, others)):
-            on = "the other rows of its batch" if unlike(row) else f"the tokens from {cut:,} on"
+    for cut in [n] if said.ndim == 2 else sorted({min(n, place | 1) for place in (n // 3, n - n // 4)}):
+        if unlike(torch.where(places < cut, row, others), cut):
+            on = "the other rows of its batch" if unlike(row, cut) else f"the tokens from {cut:,} on"
             raise ContractError(f"as it is measured, what it says of a row of {n:,} tokens hangs on {on}")
+
+
+def _before(cut: int, logits: Tensor) -> Tensor:
+    """The last answers before a place; of an encoder its one answer."""
+    return logits if logits.ndim == 2 else logits[:, max(0, cut - NEAR) : cut]
 
 
 @torch.no_grad()
 def check_steps(model: Any, ids: Tensor, digits: float = judge.HALF) -> None:
-    """ContractError where steps over the first row of ids[2 n] say otherwise than the whole of it.
-
-    The other row is read in turn with it, by the same model: what goes from step to step past the state is of the wrong text.
-    """
-    states: list[Any] = [None, None]
-    said: list[Tensor] = []
-    for column in ids.unbind(1):
-        logits, states[0] = model.step(column[:1], states[0])
-        said.append(logits)
-        _, states[1] = model.step(column[1:], states[1])
-    stepped = torch.stack(said, 1)
+    """ContractError where steps over the first row of ids[2 n], the other read in turn with it, say otherwise than the whole."""
+    stepped = asking.stepped_in_turn(model, ids[:1], ids[1:])
     check_logits(stepped, ids[:1])
     if (place := judge.apart(model(ids[:1]), stepped, digits)) is not None:
         raise ContractError(

@@ -20,6 +20,9 @@ from filelock import FileLock
 from harness.contract import ContractError
 from harness.nn.train import CannotLearn
 
+# What `zipfile` raises of bytes that are not those that were written; of a lack of memory or of a right to read it raises others.
+DAMAGED = (EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+
 
 def folder() -> Path:
     """Where weights are kept."""
@@ -59,8 +62,10 @@ def _made(train: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 def _whole(path: Path) -> bool:
     """Whether a file is there and every bit of it is what was written."""
+    if not path.exists():
+        return False
     try:
         with zipfile.ZipFile(path) as file:
             return file.testzip() is None
-    except (FileNotFoundError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError):
-        return False
+    except DAMAGED:
+        return False  # a verdict, not a fault: the record says that the weights were trained in this run
