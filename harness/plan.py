@@ -90,9 +90,11 @@ class Selection:
         return [known[name] for name in names]
 
     def contestants(self, spec: str) -> list[tuple[str, str]]:
-        """Each implementation of a spec with each of its variants."""
-        found = []
+        """Each implementation of a spec with each of its variants: those that take a checkpoint where `model=FOLDER` is given."""
+        found, folder = [], bool(self.settings.get("model"))
         for item, name in _implementations(spec, str(self.words["impl"])):
+            if bool(item.facts.get("takes_model")) != folder:
+                continue
             variants = self.chosen("variant", item.facts.get("variants", {"": {}}))
             found += [(name, variant) for variant in variants]
         return found
@@ -190,8 +192,11 @@ def _check_implementations(chosen: Selection) -> None:
     inside = [pattern for pattern in patterns.split(",") if not outside(pattern)]
     _check_patterns("implementation", ",".join(inside), names)
     for full, item in catalogue.implementations().items():
-        if full.partition("/")[2] in inside and item.facts.get("takes_model") and chosen.settings.get("model") == "":
-            raise WrongRequest(f"impl={full.partition('/')[2]} asks a model of yours: say model=FOLDER")
+        if full.partition("/")[2] in inside and item.facts.get("takes_model") and not chosen.settings.get("model"):
+            takers = [f"suite={name}" for name, suite in catalogue.suites().items() if "model" in suite.facts.get("settings", {})]
+            raise WrongRequest(
+                f"impl={full.partition('/')[2]} asks a model of yours: say model=FOLDER, which {' and '.join(takers)} take"
+            )
     if len(inside) < len(patterns.split(",")) and chosen.words["spec"] == "*":
         for pattern in set(patterns.split(",")) - set(inside):
             if "spec" not in catalogue.implementation("", pattern).facts:

@@ -66,6 +66,11 @@ def test_who_takes_a_model_is_told_to_be_given_one():
         plan.selection({"suite": "long-context", "impl": "transformers"})
 
 
+def test_a_suite_that_takes_no_model_asks_nobody_who_needs_one():
+    chosen, suite = plan.selection({"suite": "speed", "spec": "language_model"})
+    assert "transformers" not in {cell.implementation for cell in plan.cells(chosen, suite)}
+
+
 def test_two_implementations_of_one_name_are_refused(tmp_path: Path):
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()

@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness import Unsupported, catalogue
+from harness import Unsupported
 from harness.cell import Cell
 
 ROLLING = ("streaming", "lm_infinite")
@@ -165,11 +165,6 @@ def load(folder: str | Path, after: str = "", length: int = 0, device: str = "cp
     rolling = _rolling(kind, int(number), length, model) if kind in ROLLING else None
     model.config.rolling = rolling
     return Checkpoint(model, tokenizer, length, rolling)
-
-
-def fits(spec: str, implementation: str, folder: str) -> bool:
-    """Whether a suite asks an implementation: where `model=FOLDER` is given those that take one, where it is not the others."""
-    return bool(catalogue.implementation(spec, implementation).facts.get("takes_model")) == bool(folder)
 
 
 def model_of(cell: Cell) -> dict[str, str]:

@@ -15,7 +15,6 @@ import pandas as pd
 
 from harness import terms
 from harness.cell import OK, Answer, Cell, Record
-from harness.connect.checkpoint import fits
 from harness.implementation import Implementation
 from harness.plan import Selection
 
@@ -46,7 +45,6 @@ def plan(selection: Selection) -> Iterator[Cell]:
         Cell("long-context", item.name, name, variant, task, "float32", selection.device, seed, asked)
         for item in selection.specs()
         for name, variant in selection.contestants(item.name)
-        if fits(item.name, name, folder)
         for task in tasks
         if item.contract in getattr(_module(task), "CONTRACTS", (CONTRACT,))
         for seed in selection.seeds
