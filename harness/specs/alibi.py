@@ -40,8 +40,9 @@ def alibi(query: Tensor, key: Tensor, *, h: int = 8) -> Tensor:
 def slopes(h: int, device: torch.device | None = None) -> Tensor:
     """One slope per head [h]."""
     below = 1 << (h.bit_length() - 1)
-    first = 2.0 ** (-8 * torch.arange(1, below + 1, dtype=torch.float64, device=device) / below)
-    second = 2.0 ** (-8 * torch.arange(1, 2 * below + 1, 2, dtype=torch.float64, device=device) / (2 * below))
+    place = torch.arange(1, 2 * below + 1, dtype=torch.float64, device=device)
+    # Powers of one number, as in the official code: where that one is rounded, so are slopes that are round themselves.
+    first, second = (2.0 ** (-8 / below)) ** place[:below], (2.0 ** (-4 / below)) ** place[::2]
     return torch.cat([first, second[: h - below]])
 
 
@@ -54,7 +55,6 @@ def biases(query: Tensor, key: Tensor, slope: Tensor) -> Tensor:
 EQUIVALENT = dict.fromkeys(
     (
         "slopes: 2 * below -> 3 * below",
-        "slopes: 2 * below + 1 -> 2 * below - 1",
         "slopes: 2 * below + 1 -> 2 * below + 2",
         "slopes: 2 * below + 1 -> 2 * below + 0",
     ),
