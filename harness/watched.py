@@ -1,11 +1,14 @@
 """A trained model, watched while it is measured: what it says is judged at the very lengths that a table will tell of.
 
 Before training a model is judged at small sizes, and may be another one later: with other weights, at other lengths, beside other
-rows. So whoever measures asks through `Watched`, and at each length for the first time the answer is held against what every
-language model keeps, and against the reference of its spec in float64 with the weights that it was given.
+rows. So whoever measures asks through `Watched`. At each length for the first time the answer is held against what every language
+model keeps, and against the reference of its spec in float64 with the weights that it was given; then, of every few rows one is
+asked again. Which row and from which place on is told by the tokens that are asked: nobody can count on it, and it repeats.
 """
 
-from collections.abc import Callable, Mapping
+import random
+import zlib
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +24,7 @@ from harness.spec import Bunch, Case, Spec
 # where that is more, which at the default scale is from 9 times the training length on.
 MOST = 2**27
 NEAR = 256  # places: of a large vocabulary the logits of a long row take gigabytes
+EVERY = 8  # rows of which one is asked again
 
 
 @dataclass(frozen=True)
@@ -65,14 +69,19 @@ class Watched:
 
     @torch.no_grad()
     def __call__(self, ids: Tensor) -> Tensor:
-        here = ids.to(self.device)
+        here, n = ids.to(self.device), ids.shape[1]
         said = self.model(here)
         check_logits(said, here)
-        if ids.shape[1] not in self.lengths:
-            self.lengths.add(ids.shape[1])
-            check_row(self.model, here, said, self.digits)
+        dice = random.Random(zlib.crc32(ids.contiguous().numpy().tobytes()))
+        row = dice.randrange(len(ids))
+        if n not in self.lengths:
+            self.lengths.add(n)
+            check_row(self.model, here, said, row, {n // 3 | 1, (n - n // 4) | 1, n - 2, n - 1}, self.digits)
             if self.reference:
-                self.reference.check(ids[-1:], said[-1:])
+                self.reference.check(ids[row, None], said[row, None])
+        elif dice.random() * EVERY < len(ids):
+            far = int(n ** dice.random())  # from the end of the row, where most is asked
+            check_row(self.model, here, said, row, {n - far}, self.digits)
         return (said[:, -1] if self.last and said.ndim == 3 else said).cpu()
 
 
@@ -87,24 +96,27 @@ def check_logits(said: Any, ids: Tensor) -> None:
         raise ContractError(f"its logits of {ids.shape[1]:,} tokens are not all finite")
 
 
-def check_row(model: Callable[[Tensor], Tensor], ids: Tensor, said: Tensor, digits: float = judge.HALF) -> None:
-    """ContractError where what a model said of the last row of ids[b n] hangs on the other rows or on later tokens.
+def check_row(
+    model: Callable[[Tensor], Tensor], ids: Tensor, said: Tensor, row: int, cuts: Collection[int], digits: float = judge.HALF
+) -> None:
+    """ContractError where what a model said of one row of ids[b n] hangs on the other rows or on later tokens.
 
-    The row is given again without the others, with other tokens from a place on: two such places, neither at the edge of a tile,
-    and NEAR answers before each are compared. An encoder's row, which has no later, is given as it was.
+    The row is given again without the others, with other tokens from each of the `cuts` on, and NEAR answers before that are
+    compared. An encoder's row, which has no later, is given as it was.
     """
-    row, n = ids[-1:], ids.shape[1]
+    own, n, v = ids[row, None], ids.shape[1], said.shape[-1]
     tokens, places = ids.unique(), torch.arange(n, device=ids.device)
-    others = tokens[(torch.searchsorted(tokens, row) + 1) % len(tokens)]  # for each token another one that is there
+    # For each token another one that is there; where there is but one, another of the vocabulary.
+    others = tokens[(torch.searchsorted(tokens, own) + 1) % len(tokens)] if len(tokens) > 1 else (own + 1) % v
 
     def unlike(given: Tensor, cut: int) -> bool:
         again = model(given)
         check_logits(again, given)
-        return judge.apart(_before(cut, said[-1:]), _before(cut, again), digits) is not None
+        return judge.apart(_before(cut, said[row, None]), _before(cut, again), digits) is not None
 
-    for cut in [n] if said.ndim == 2 else sorted({min(n, place | 1) for place in (n // 3, n - n // 4)}):
-        if unlike(torch.where(places < cut, row, others), cut):
-            on = "the other rows of its batch" if unlike(row, cut) else f"the tokens from {cut:,} on"
+    for cut in [n] if said.ndim == 2 else sorted({max(1, min(n, cut)) for cut in cuts}):
+        if unlike(torch.where(places < cut, own, others), cut):
+            on = "the other rows of its batch" if unlike(own, cut) else f"the tokens from {cut:,} on"
             raise ContractError(f"as it is measured, what it says of a row of {n:,} tokens hangs on {on}")
 
 

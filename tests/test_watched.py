@@ -63,6 +63,41 @@ def test_each_length_is_looked_at_as_it_comes():
         ask(IDS)
 
 
+def test_the_last_places_are_looked_at_too():
+    def peeks_at_the_end(x):
+        return torch.cat([x[:, :-2], x[:, -1:], x[:, -1:]], 1)
+
+    with pytest.raises(ContractError, match="hangs on the tokens from"):
+        watched(peeks_at_the_end)(IDS)
+
+
+def test_a_row_of_one_token_hangs_on_others_that_might_be_there():
+    with pytest.raises(ContractError, match="hangs on the tokens from"):
+        watched(lambda x: x + x.roll(-1, 1))(torch.zeros(2, 16, dtype=torch.long))
+
+
+@pytest.mark.parametrize("honest", [1, 5])
+def test_what_begins_to_peek_after_some_calls_is_found_among_many(honest: int):
+    calls = []
+
+    def later(x):
+        calls.append(x)
+        return x + x.roll(-1, 1) if len(x) > 1 and len(calls) > 5 * honest else x
+
+    ask = watched(later)
+    with pytest.raises(ContractError, match="hangs on"):
+        [ask(torch.randint(0, 7, (3, 64))) for _ in range(40)]
+
+
+def test_what_peeks_in_all_rows_but_one_is_found_among_many():
+    def all_but_the_last(x):
+        return torch.cat([x[:-1].roll(-1, 1), x[-1:]])
+
+    ask = watched(all_but_the_last)
+    with pytest.raises(ContractError, match="hangs on"):
+        [ask(torch.randint(0, 7, (8, 64))) for _ in range(10)]
+
+
 def trained(spec: str, name: str, **options):
     cell = Cell("long-context", spec, name, "", "extrapolation", "float32", "cpu", 0, {})
     own = Implementation.of(cell)
