@@ -3,7 +3,7 @@
 The exponent is the slope of a straight line through the three longest lengths, in logarithms: least squares in each round, and
 the median of these slopes with its 95 % interval. Declared growth is an upper bound, of lengths without end: what is measured can
 confirm it, or refute it where it is steeper and does not flatten. Flatter growth refutes nothing: what is constant may hide the
-rest.
+rest. Nor does one jump after growth as declared: there a cache ends, or the system begins to hand out memory page by page.
 """
 
 import math
@@ -15,6 +15,7 @@ from harness import clock
 FITTED = 3  # longest lengths, through which the line goes
 TOLERANCE = 0.15  # of an exponent
 BENDS = 0.05  # exponent of the last doubling above or below that of the one before
+JUMPS = 0.75  # the same, where it is no bend
 GROWTHS: dict[str, Callable[[float], float]] = {
     "1": lambda n: 1.0,
     "N": lambda n: n,
@@ -73,12 +74,17 @@ CLAIMED: dict[str, dict[str, str]] = {
 
 @dataclass(frozen=True)
 class Fit:
-    """An exponent, its 95 % interval (None: too few rounds), its lengths, and by how much slopes rise along them."""
+    """An exponent, its 95 % interval (None: too few rounds), its lengths, and the slopes between these."""
 
     exponent: float
     interval: tuple[float, float] | None
     lengths: tuple[int, ...]
-    bend: float
+    slopes: tuple[float, float]
+
+    @property
+    def bend(self) -> float:
+        """By how much slopes rise along the lengths."""
+        return self.slopes[1] - self.slopes[0]
 
 
 def fit(by_length: Mapping[str, Sequence[float]]) -> Fit | None:
@@ -91,10 +97,10 @@ def fit(by_length: Mapping[str, Sequence[float]]) -> Fit | None:
         return None
     slopes = [slope(lengths, of) for of in rounds]
     middles = [clock.middle(by_length[str(n)]) for n in lengths]
-    local = [slope(lengths[i : i + 2], middles[i : i + 2]) for i in range(FITTED - 1)]
+    first, last = (slope(lengths[i : i + 2], middles[i : i + 2]) for i in range(2))
     exponent = clock.middle(slopes)
     interval = (exponent, exponent) if len(slopes) == 1 else clock.interval(slopes)
-    return Fit(exponent, interval, lengths, local[-1] - local[-2])
+    return Fit(exponent, interval, lengths, (first, last))
 
 
 def slope(lengths: Sequence[float], values: Sequence[float]) -> float:
@@ -119,6 +125,8 @@ def verdict(found: Fit | None, claimed: str, far: int = 0) -> str:
     if wanted - TOLERANCE <= low and high <= wanted + TOLERANCE:
         return "confirmed"
     if low > wanted + TOLERANCE:
+        if found.slopes[0] <= wanted + TOLERANCE and found.bend > JUMPS:
+            return "cannot tell: it jumps at the last length"
         return "cannot tell: it flattens still" if found.bend < -BENDS else "refuted: it grows faster"
     if high < wanted - TOLERANCE:
         return "cannot tell: it steepens still" if found.bend > BENDS else "cannot tell: slower so far"

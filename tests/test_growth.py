@@ -60,6 +60,13 @@ def test_what_flattens_still_or_ends_early_is_not_refuted():
     assert growth.verdict(growth.fit(within), "N", far=2048) == "cannot tell: measured up to 1,024 only"
 
 
+def test_a_jump_after_growth_as_declared_is_not_refuted_but_steep_growth_throughout_is():
+    """A table of n^2 numbers whose memory is handed out page by page from 32 MB on, as measured."""
+    paged = {"128": [0.0595] * 9, "512": [0.874] * 9, "1024": [20.17] * 9}
+    assert growth.verdict(growth.fit(paged), "N^2") == "cannot tell: it jumps at the last length"
+    assert growth.verdict(growth.fit(paged), "N") == "refuted: it grows faster"
+
+
 def test_bytes_are_exact_and_few_samples_are_too_few():
     exact = growth.fit(samples(2.0, rounds=1))
     assert exact.interval == (exact.exponent, exact.exponent)
