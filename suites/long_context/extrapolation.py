@@ -167,7 +167,7 @@ def _over(good: Sequence[Record], key: str, distances: Sequence[int]) -> dict[st
 
 def _by_position(good: Sequence[Record]) -> dict[str, Any]:
     """What is measured between positions of the longest window that a model reads."""
-    told = [r.values.get("by_position", "measured before this table was there") for r in good]
+    told = [r.values.get("by_position", _before_this_table(r)) for r in good]
     measured = [of for of in told if not isinstance(of, str)]
     row: dict[str, Any] = {}
     start = 0
@@ -193,11 +193,15 @@ def _change(further: Mapping[str, Any], near: list[float] | str) -> list[float] 
 
 def _memory_row(good: Sequence[Record], length: int) -> dict[str, Any]:
     row: dict[str, Any] = {}
-    said = [r.values.get("influence", "measured before this table was there") for r in good]
+    said = [r.values.get("influence", _before_this_table(r)) for r in good]
     measured = [x for x in said if not isinstance(x, str)]
     for k in effective_memory.distances(MEMORY_TIMES * length):
         row |= {f"k = {k}": f"{bits_per_byte.mean([b for of in measured for b in of[str(k)]]):.1g}" if measured else None}
     return row | {"note": rows.note(rows.reasons(said))}
+
+
+def _before_this_table(record: Record) -> str:
+    return f"seed {record.cell.seed} was measured before this table was there"
 
 
 def _training_row(good: Sequence[Record]) -> dict[str, Any]:
