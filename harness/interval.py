@@ -1,11 +1,16 @@
 """95 % intervals of means: over trials, over seeds, and over both where what was trained and what was asked are both samples."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-# Student's t that leaves 2.5 % on either side, by degrees of freedom from 1 on; beyond, that of many.
-T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-T_OF_MANY = 1.96
+from harness.paired import quantile
+
+SIDE = 0.025  # the chance that is left on either side
+
+
+def numbers(stored: Iterable[float | str]) -> list[float]:
+    """The numbers among samples of a record, in which one that is not finite stands as a word."""
+    return [x for x in map(float, stored) if not math.isnan(x)]
 
 
 def mean(samples: Sequence[float]) -> float:
@@ -19,8 +24,7 @@ def half_width(samples: Sequence[float]) -> float:
     if freedom < 1:
         return math.inf
     middle = mean(samples)
-    t = T[freedom - 1] if freedom <= len(T) else T_OF_MANY
-    return t * math.sqrt(sum((x - middle) ** 2 for x in samples) / freedom / len(samples))
+    return quantile(SIDE, freedom) * math.sqrt(sum((x - middle) ** 2 for x in samples) / freedom / len(samples))
 
 
 def of_trials_and_seeds(by_seed: Sequence[Sequence[float]]) -> tuple[float, float]:

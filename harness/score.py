@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from harness import catalogue, clock, plan
+from harness import catalogue, clock, interval, plan
 from harness.cell import OK, OUTCOMES, UNSUPPORTED, Record
 from harness.store import Store
 
@@ -224,7 +224,7 @@ def _of_in_context_learning(records: Sequence[Record]) -> Iterator[Mark]:
     about = lambda r: (r.cell.subject, r.cell.case, r.cell.settings["scale"], r.cell.device)  # noqa: E731
     for (subject, probe, *place), mates in _by(good, about):
         for stage in dict.fromkeys(stage for r in mates for stage in r.values["score"] if stage not in NOT_LEARNT):
-            samples = [float(x) for r in mates for x in r.values["score"].get(stage, ())]
+            samples = [x for r in mates for x in interval.numbers(r.values["score"].get(stage, ()))]
             question = ", ".join(filter(None, [probe, stage if stage != "trained" else "", _place(*place)]))
             yield Mark(subject, "", question, statistics.mean(samples), more=True)
 

@@ -6,6 +6,7 @@ hence the digest: bits per byte compare only under the same digest.
 """
 
 import hashlib
+import math
 import os
 import sysconfig
 from collections.abc import Iterable
@@ -44,11 +45,12 @@ class Text:
     digest: str
 
 
-def load(path: str | os.PathLike[str] | None = None, longest: int = 2048) -> Text:
+def load(path: str | os.PathLike[str] | None = None, longest: int = 2048, scored: int = 1) -> Text:
     """The standard library, or the user's own file or folder (UTF-8; a folder is split by file, a file in two spans).
 
-    `longest` is the longest context, in bytes, that will be measured. Raises ValueError, with what to do next, where
-    the text cannot serve: missing, not text, or too small to train on and to hold documents of that length out.
+    `longest` is the longest context, in bytes, that will be measured, and `scored` how many held-out bytes are scored after
+    one, none of them twice. Raises ValueError, with what to do next, where the text cannot serve: missing, not text, of one
+    byte over and over, or too small to train on and to hold that much out.
     """
     if path is None:
         text = standard_library()
@@ -58,7 +60,8 @@ def load(path: str | os.PathLike[str] | None = None, longest: int = 2048) -> Tex
         text = _file(Path(path))
     else:
         raise ValueError(f"text={path}: no such file or folder.\n  Leave text= out to use the standard library.")
-    _check_sizes(text, longest)
+    _check_sizes(text, longest, scored)
+    _check_bytes(text)
     return text
 
 
@@ -102,11 +105,12 @@ def _folder(root: Path, longest: int) -> Text:
         if size < enough and len(content) > longest and size + len(content) <= most:
             held_out[key] = content
             size += len(content)
-    if not held_out:
+    if size < enough:
+        least, most_of_all = HELD_OUT_SHARE
         raise ValueError(
-            f"text={root}: no file can be held out.\n"
-            f"  {len(documents)} different text files, {total} bytes; needed: one longer than {longest} bytes and at most"
-            f" {HELD_OUT_SHARE[1]:.0%} of all\n"
+            f"text={root}: {'too little' if held_out else 'no file'} can be held out.\n"
+            f"  {len(documents)} different text files, {total} bytes; needed: files longer than {longest} bytes that are"
+            f" {least:.0%} of all at least and {most_of_all:.0%} at most, found: {size} bytes\n"
             "  Add files, or join them into one file and give that: a single file is split into two spans."
         )
     return _text(root.name, [c for k, c in documents.items() if k not in held_out], held_out.values())
@@ -137,12 +141,22 @@ def _text(name: str, train: Iterable[bytes], held_out: Iterable[bytes]) -> Text:
     return Text(name, train, held_out, digest.hexdigest())
 
 
-def _check_sizes(text: Text, longest: int) -> None:
-    train, held_out = sum(map(len, text.train)), max(map(len, text.held_out))
-    if train < 16 * longest or held_out <= longest:
+def _check_sizes(text: Text, longest: int, scored: int) -> None:
+    train, room = sum(map(len, text.train)), sum(max(0, len(document) - longest) for document in text.held_out)
+    if train < 16 * longest or room < scored:
+        enough = max(16 * longest / (1 - HELD_OUT_SHARE[0]), (longest + scored) / HELD_OUT_SHARE[0])
         raise ValueError(
             f"{text.name} is too small for contexts of {longest} bytes.\n"
             f"  to train on:   {train} bytes, needed {16 * longest}\n"
-            f"  to measure on: {held_out} bytes in the longest held-out document, needed {longest + 1}\n"
-            "  Give a longer text, or a shorter longest context."
+            f"  to measure on: {room} bytes after the first {longest} of held-out documents, needed {scored}\n"
+            f"  Give a longer text (a file of {math.ceil(enough) + 1} bytes is enough), or a shorter longest context."
+        )
+
+
+def _check_bytes(text: Text) -> None:
+    """One byte is exchanged for another to see what a model remembers of it."""
+    if any(len(set(document)) < 2 for document in text.held_out):
+        raise ValueError(
+            f"{text.name} has a held-out document that is one byte over and over.\n"
+            "  Needed: two different bytes at least in each, for what is remembered of a byte is measured with another there."
         )

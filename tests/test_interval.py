@@ -2,6 +2,7 @@
 
 import math
 import random
+import statistics
 
 import pytest
 
@@ -9,8 +10,14 @@ from harness import interval
 
 
 def test_the_interval_is_that_of_student():
-    assert interval.half_width([1.0, 2.0, 3.0]) == pytest.approx(4.303 / math.sqrt(3))
+    assert interval.half_width([1.0, 2.0, 3.0]) == pytest.approx(4.3027 / math.sqrt(3), rel=1e-4)
     assert interval.half_width([1.0]) == math.inf
+    sixteen = [float(x) for x in range(16)]
+    assert interval.half_width(sixteen) == pytest.approx(2.1314 * statistics.stdev(sixteen) / 4, rel=1e-4)
+
+
+def test_of_what_a_record_holds_the_numbers_count():
+    assert interval.numbers([1, 0.5, "nan", "inf", float("nan")]) == [1.0, 0.5, math.inf]
 
 
 def test_of_one_seed_it_speaks_of_the_trials_alone():

@@ -33,6 +33,34 @@ def test_a_folder_is_split_by_file(tmp_path):
     assert 0.1 <= sum(map(len, corpus.held_out)) / sum(map(len, corpus.train + corpus.held_out)) <= 0.2
 
 
+def test_a_folder_of_which_too_little_can_be_held_out_says_so(tmp_path):
+    (tmp_path / "a.txt").write_text("few " * 128 + "\n")
+    (tmp_path / "b.txt").write_text("many " * 12_000)
+    with pytest.raises(
+        ValueError, match=r"too little can be held out(?s:.*)10% of all at least and 20% at most, found: 513 bytes"
+    ):
+        text.load(tmp_path, longest=512)
+
+
+def test_each_window_has_bytes_of_its_own(tmp_path):
+    path = tmp_path / "book.txt"
+    path.write_text("ab" * 4600)
+    assert len(text.load(path, longest=512, scored=400).held_out[0]) == 920
+    with pytest.raises(
+        ValueError, match=r"408 bytes after the first 512 of held-out documents, needed 500(?s:.*)10121 bytes is enough"
+    ):
+        text.load(path, longest=512, scored=500)
+    path.write_text("ab" * 5061)
+    text.load(path, longest=512, scored=500)
+
+
+def test_a_text_of_one_byte_says_what_is_needed(tmp_path):
+    path = tmp_path / "line.txt"
+    path.write_text("x" * 2_000_000)
+    with pytest.raises(ValueError, match=r"one byte over and over(?s:.*)two different bytes at least"):
+        text.load(path)
+
+
 def test_a_copy_does_not_stand_on_both_sides(tmp_path):
     write_folder(tmp_path)
     before = text.load(tmp_path, longest=500)

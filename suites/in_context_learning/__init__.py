@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from harness import terms
+from harness import budget, terms
 from harness.cell import OK, Answer, Cell, Record
 from harness.implementation import Implementation
 from harness.plan import Selection
@@ -56,16 +56,16 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
         return checked
     probe = probe_of(cell)
     found = {name: _measured(probe, ask) for name, ask in baselines.of(probe).items()}
-    told, parameters = {}, 0
+    told, counted = {}, {}
     for stage, ask, of_stage in training.stages(cell, contestant, lambda share, doing: progress(0.02 + 0.9 * share, doing)):
         found[stage] = _measured(probe, ask)
-        told[stage], parameters = of_stage, sum(p.numel() for p in ask.model.parameters())
+        told[stage], counted = of_stage, budget.counted(ask.model, ask.reference.weights if ask.reference else {})
     values = {
         "found": found,
         "score": {name: probe.score(columns) for name, columns in found.items()},
         "chance": probe.chance,
         "conformance": checked.values["score"],
-        "parameters": parameters,
+        **counted,
         "training": told,
     }
     return Answer(OK, values)

@@ -72,7 +72,7 @@ class Automata:
         return Batch(walked.ids, walked.targets.where(earlier(walked.ids).any(2), NOTHING), walked.valid)
 
     def measure(self, ask: Ask) -> dict[str, list[float]]:
-        """By half of the walk: of each trial, the share of what is asked to which a permitted symbol is said."""
+        """By half of the walk: of each trial that is asked something there, the share to which a permitted symbol is said."""
         trials, half = self.held_out(), torch.arange(self.n) < self.n // 2
         return {
             f"{name} half": accuracy(ask, Batch(trials.ids, trials.targets.where(part, NOTHING), trials.valid))

@@ -49,7 +49,7 @@ def logits(ask: Ask, ids: Tensor) -> Tensor:
 
 
 def accuracy(ask: Ask, trials: Batch) -> list[float]:
-    """Of each row, the share of what is asked to which the likeliest answer is right."""
+    """Of each row in which something is asked, the share of that to which the likeliest answer is right."""
     said = logits(ask, trials.ids)
     if trials.among is not None:
         among = trials.among[:, None].expand(-1, said.shape[1], -1)
@@ -58,4 +58,5 @@ def accuracy(ask: Ask, trials: Batch) -> list[float]:
         likeliest = said.argmax(2, keepdim=True)
     right = likeliest[..., 0] == trials.targets if trials.valid is None else trials.valid.gather(2, likeliest)[..., 0]
     asked = trials.targets != NOTHING
-    return ((right & asked).sum(1).double() / asked.sum(1)).tolist()
+    rows = asked.any(1)
+    return ((right & asked)[rows].sum(1).double() / asked[rows].sum(1)).tolist()

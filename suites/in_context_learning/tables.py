@@ -5,17 +5,17 @@ Means, with half widths of 95 % intervals: over seeds, or over trials where ther
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
-from harness import interval
-from harness.cell import OK, Record
-from harness.readings import readings
+from harness import budget, interval, readings
+from harness.cell import OK, Cell, Record
 
 from . import claims, comparison
 from .baselines import BLIND, EXACT
 from .remapping import FLIPS
-from .scales import PROBES
+from .scales import PROBES, SCALES, probe_of
 from .training import TRAINED, TUNED
 
 only_tells = True  # no record hangs on it
@@ -28,12 +28,13 @@ def of(records: Sequence[Record]) -> dict[str, Rows]:
     tables: dict[str, Rows] = {}
     ordered = sorted(records, key=lambda r: (r.cell.settings["scale"], r.cell.device, r.cell.subject, r.cell.seed))
     for (scale, device), group in groupby(ordered, key=lambda r: (r.cell.settings["scale"], r.cell.device)):
-        every = list(group)
+        every = [_read(r) for r in group]
         good = [r for r in every if r.outcome == OK]
         where = (f", scale {scale}" if scale != "default" else "") + (f", on {device}" if device != "cpu" else "")
         tables |= {
             f"Score by probe (share right at its hardest; regression: variance explained{where})": _scores(every),
-            f"Against the best model (score, paired over seeds; seed=0,1,2 and more resolve more{where})": _differences(good),
+            f"Against the best model (score, paired over seeds; seed=0,1,2 and more resolve more; each as if compared alone, with"
+            f" the best of the same data{where})": _differences(good),
             f"Multi-query associative recall (share right, by pairs to hold{where})": _details(good, "mqar"),
             f"Induction (share right, by period of the repeats{where})": _details(good, "induction"),
             f"In-context regression (error over that of predicting the mean, by points seen{where})": _details(
@@ -43,10 +44,24 @@ def of(records: Sequence[Record]) -> dict[str, Rows]:
             f"Languages of unseen automata (share of likeliest symbols that are permitted{where})": _details(good, "automata"),
             f"Flipped labels (share that agrees with whom, by labels flipped{where})": _flips(good),
             f"Symbol tuning (share right before and after{where})": _tuning(good),
-            f"Claims of the papers (read from these records, as differences of shares{where})": readings(good, claims.CLAIMS),
-            f"Training (the same rows, steps and parameters; of each model the best learning rate{where})": _training(good),
+            f"Claims of the papers (read from these records, in shares; {readings.RULE}{where})": readings.readings(
+                good, claims.CLAIMS
+            ),
+            f"Training (the same rows and steps, parameters as noted; the best learning rate of each{where})": _training(good),
         }
     return {title: rows for title, rows in tables.items() if rows}
+
+
+def _read(record: Record) -> Record:
+    """With samples that are numbers alone: one of a row in which nothing is asked was stored as a word."""
+    if record.outcome != OK:
+        return record
+    found = {
+        stage: {name: interval.numbers(samples) for name, samples in columns.items()}
+        for stage, columns in record.values["found"].items()
+    }
+    score = {stage: interval.numbers(samples) for stage, samples in record.values["score"].items()}
+    return replace(record, values={**record.values, "found": found, "score": score})
 
 
 def _scores(every: Sequence[Record]) -> Rows:
@@ -140,6 +155,7 @@ def _training(good: Sequence[Record]) -> Rows:
         for model, own in _by_model(r for r in good if r.cell.case == probe).items():
             for stage, first in own[0].values["training"].items() if "model" not in own[0].cell.settings else ():
                 told = [r.values["training"][stage] for r in own]
+                weights = f"weights of {first['weights_of']}" if "weights_of" in first else ""
                 rows.append(
                     {
                         "probe": probe,
@@ -152,9 +168,16 @@ def _training(good: Sequence[Record]) -> Rows:
                         "score of conformance": round(max(float(r.values["conformance"]) for r in own), 2),
                         "training bits per answer": round(interval.mean([t["bits_per_answer"] for t in told]), 3),
                         "time_s": round(interval.mean([t["time_s"] for t in told]), 1),
+                        "note": ", ".join(filter(None, [weights, budget.note(own[0].values, _parameters(own[0].cell))])),
                     }
                 )
     return rows
+
+
+def _parameters(cell: Cell) -> int:
+    """How many a model is to have, embedding and head included."""
+    scale = SCALES[cell.settings["scale"]]
+    return int(scale["parameters"] + 2 * probe_of(cell).v * scale["model"]["d"])
 
 
 def _groups(

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from harness import Unsupported, readings
+from harness import Unsupported, budget, readings
 from harness.cell import Cell, Record
 from harness.implementation import Implementation
 from harness.watched import Watched
@@ -43,7 +43,7 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
     return {
         "text": corpus.name,
         "length": length,
-        "parameters": sum(p.numel() for p in done.model.parameters()),
+        **budget.counted(done.model, done.weights),
         "training": done.told,
         "bits_per_byte": {str(c): _rounded(b) for c, b in bits.items()},
         "by_position": {str(stop): _rounded(b) for stop, b in by_position.items()},
@@ -111,7 +111,7 @@ def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
                 note = rows.note([*failed, row.pop("note", "")])
                 frames.setdefault(title, []).append({**model, **row, "note": note})
         if claimed := readings.readings(on.records, claims.on_text(length)):
-            frames[f"Claims of the papers (read from these records, in bits per byte; {on.where})"] = claimed
+            frames[f"Claims of the papers (read from these records, in bits per byte; {readings.RULE}; {on.where})"] = claimed
     return {title: _without_empty(pd.DataFrame(found)) for title, found in frames.items()}
 
 
@@ -210,11 +210,7 @@ def _training_row(good: Sequence[Record]) -> dict[str, Any]:
     told = [r.values["training"] for r in good]
     tuned = told[0].get("fine_tuned")
     after = f"fine-tuned on {tuned['bytes']} bytes at {tuned['length']}" if tuned else ""
-    budget = scale_of(good[0].cell)["parameters"]
-    off = good[0].values["parameters"] / budget - 1
-    unequal = (
-        f"{abs(off):.0%} {'over' if off > 0 else 'under'} the {budget:,} parameters of the others" if abs(off) > 0.05 else ""
-    )
+    unequal = budget.note(good[0].values, scale_of(good[0].cell)["parameters"])
     return {
         "parameters": good[0].values["parameters"],
         "bytes": told[0]["bytes"],

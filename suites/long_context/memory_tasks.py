@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from harness import Unsupported, interval, readings
+from harness import Unsupported, budget, interval, readings
 from harness.cell import Cell, Record
 from harness.implementation import Implementation
 
@@ -50,8 +50,7 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
                 found[name][str(segments)] = str(reason)
             else:
                 found[name][str(segments)] = right
-    parameters = sum(p.numel() for p in done.model.parameters())
-    return {**found, "text": corpus.name, "parameters": parameters, "training": done.told}
+    return {**found, "text": corpus.name, **budget.counted(done.model, done.weights), "training": done.told}
 
 
 def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
@@ -73,7 +72,8 @@ def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
             frames[title] += _baselines(rows.good(mates))
         asked = claims.on_memory(len(SCALES[on.scale]["memory"]["curriculum"]), max(SEGMENTS))
         if claimed := readings.readings(on.records, asked):
-            papers[f"Claims of the papers on memory tasks (read from these records, in share right; {on.where})"] = claimed
+            title = f"Claims of the papers on memory tasks (read from these records, in share right; {readings.RULE}; {on.where})"
+            papers[title] = claimed
     return {title: pd.DataFrame(found) for title, found in (frames | papers | trainings).items()}
 
 
@@ -115,10 +115,9 @@ def _baselines(good: Sequence[Record]) -> list[dict[str, Any]]:
 
 def _training(values: Sequence[Mapping[str, Any]], scale: Mapping[str, Any]) -> dict[str, Any]:
     told = [of["training"] for of in values]
-    off = values[0]["parameters"] / scale["parameters"] - 1
     notes = [
         f"weights of {told[0]['weights_of']}" if "weights_of" in told[0] else "",
-        f"{off:+.0%} parameters beside the {scale['parameters']:,} of the others" if abs(off) > 0.05 else "",
+        budget.note(values[0], scale["parameters"]),
     ]
     return {
         "parameters": values[0]["parameters"],

@@ -53,7 +53,7 @@ def good(records: Iterable[Record]) -> list[Record]:
 
 def entry(name: str, by_seed: Sequence[Any], digits: int = 3) -> dict[str, Any]:
     """The mean of samples[seed][trial] and its half width; none where every seed has a sentence or nothing in their place."""
-    measured = [samples for samples in by_seed if samples and not isinstance(samples, str)]
+    measured = [interval.numbers(samples) for samples in by_seed if samples and not isinstance(samples, str)]
     if not measured:
         return {name: None, f"{name} ±": None}
     middle, width = interval.of_trials_and_seeds(measured)

@@ -118,12 +118,13 @@ def longest(cell: Cell) -> int:
 
 def text_of(cell: Cell) -> text.Text:
     """The text that a cell trains and measures on; a text that is too small is a wrong request."""
-    return _text(cell.settings["text"], longest(cell))
+    scale = scale_of(cell)
+    return _text(cell.settings["text"], longest(cell), scale["windows"] * (scale["length"] // 2))
 
 
 @cache
-def _text(path: str, longest: int) -> text.Text:
+def _text(path: str, longest: int, scored: int) -> text.Text:
     try:
-        return text.load(path or None, longest)
+        return text.load(path or None, longest, scored)
     except ValueError as error:
         raise WrongRequest(str(error)) from None

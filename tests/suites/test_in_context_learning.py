@@ -169,6 +169,18 @@ def test_flips_change_that_share_of_the_labels_and_nothing_else():
     assert not (stated == asked).any(), "the input that is asked for is stated before"
 
 
+def test_a_row_in_which_nothing_is_asked_is_left_out():
+    ids = torch.zeros(3, 2, dtype=torch.long)
+    targets = torch.tensor([[0, NOTHING], [NOTHING, NOTHING], [1, 0]])
+    said = torch.tensor([1.0, 0.0]).expand(3, 2, 2)
+    assert icl.batch.accuracy(lambda ids: said[: len(ids)], icl.batch.Batch(ids, targets)) == [1.0, 0.5]
+    sizes = icl.scales.SCALES["smoke"]["probes"]["automata"][0]
+    walks = icl.PROBES["automata"](**sizes, seed=6)  # one of which repeats nothing in its first half
+    found = walks.measure(walks.exact)
+    assert {name: len(shares) for name, shares in found.items()} == {"first half": 31, "second half": 32}
+    assert set(found["first half"]) == {1.0}
+
+
 # Differences
 
 
@@ -262,6 +274,31 @@ def test_tables_have_a_row_a_model_and_the_baselines(records):
     assert set(frames["Flipped labels"]["after"]) == {"trained", "symbol-tuned", ""}
     assert len(frames["Training"]) == 7  # five probes, one of them by two models and one in two stages
     assert all(len(frame) for frame in frames.values())
+
+
+@pytest.mark.xdist_group("in-context-learning")
+def test_a_record_in_which_a_share_of_nothing_was_stored_has_its_tables(records):
+    of = records[0][4]
+    assert of.cell.case == "automata"
+    whole, half = of.values["found"], of.values["found"]["trained"]["first half"]
+    stored = {**whole, "trained": {**whole["trained"], "first half": ["nan", *half]}}
+    frames = {
+        title.partition(" (")[0]: frame
+        for title, frame in icl.table([replace(of, values={**of.values, "found": stored})]).items()
+    }
+    languages = frames["Languages of unseen automata"].set_index("model")
+    assert languages.loc["transformer_rope/torch_sdpa", "first half"] == round(mean(half), 3)
+
+
+@pytest.mark.xdist_group("in-context-learning")
+def test_unequal_budgets_are_noted(records):
+    of = records[0][0]
+    values = {**of.values, "parameters": 20 * of.values["parameters"], "beside_parameters": 10**9}
+    (note,) = next(f for t, f in icl.table([replace(of, values=values)]).items() if t.startswith("Training"))["note"]
+    assert "over the 25,776 parameters of the others" in note
+    assert "beside its parameters 1,000,000,000 numbers" in note
+    notes = next(f for t, f in icl.table(records[0]).items() if t.startswith("Training"))["note"]
+    assert not any(notes), "parameters are as many as those of the others"
 
 
 @pytest.mark.xdist_group("in-context-learning")

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from harness import catalogue, terms
+from harness import catalogue, terms, text
 from harness.cell import Cell
 from harness.store import Store
 
@@ -100,6 +100,12 @@ def test_text_of_ones_own(place: Path):
     said = harness("run", *words, cwd=place, cache=place / "cache")
     assert said.returncode == 2
     assert "is too small for contexts of 512 bytes" in said.stderr
+
+
+@pytest.mark.parametrize("scale", ["smoke", "default", "full"])
+def test_the_default_text_has_room_for_the_windows_of_each_scale(scale: str):
+    of = Cell("long-context", "retnet", "torch_parallel", settings={"scale": scale, "text": ""})
+    assert suite.text_of(of).digest == text.standard_library().digest
 
 
 @pytest.mark.xdist_group("long-context")

@@ -186,6 +186,8 @@ def test_claims_of_stability():
     assert verdicts(record(subject, made(0.0)))[claim] == "shows"
     assert verdicts(record(subject, made(0.3)))[claim] == "refuted"
     assert verdicts(record(subject, made(0.05, noise=1.0)))[claim] == "not resolved"
+    told = streaming.readings([record(subject, made(0.0)), record(subject, made(0.0), seed=1)], 32, 2048)
+    assert [row["seeds"] for row in told] == [2, 2]
 
 
 def test_claims_of_bytes():
