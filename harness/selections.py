@@ -118,7 +118,7 @@ def tables(found: Comparison) -> "dict[str, pd.DataFrame]":
             limits = {"at least": _short(row.low), "at most": _short(row.high)}
             columns |= {row.kind: _short(row.value), **limits}
         frames.setdefault(row.kind or "Outcomes", []).append(columns)
-    return {title: pd.DataFrame(rows) for title, rows in frames.items()}
+    return {title: pd.DataFrame(rows, dtype=object) for title, rows in frames.items()}  # a count stays one beside a time
 
 
 def nothing_paired(found: Comparison) -> str:
@@ -236,9 +236,9 @@ def _numbers(values: Mapping[str, Any], within: str = "") -> Iterator[tuple[str,
         if isinstance(value, Mapping):
             yield from _numbers(value, f"{within}{name} ")
         elif _is_number(value):
-            yield f"{within}{name}", [float(value)]
+            yield f"{within}{name}", [value]
         elif isinstance(value, list) and value and all(map(_is_number, value)):
-            yield f"{within}{name}", [float(one) for one in value]
+            yield f"{within}{name}", value
 
 
 def _is_number(value: Any) -> bool:
@@ -278,4 +278,5 @@ def _nothing(what: str, records: Sequence[Record], suite: str, store: Store) -> 
 
 
 def _short(value: float | str | None) -> float | str | None:
+    """What is measured, to four digits; counts as they are."""
     return float(f"{value:.4g}") if isinstance(value, float) else value
