@@ -133,9 +133,12 @@ def nothing_paired(found: Comparison) -> str:
 
 def facts(record: Record) -> dict[str, str]:
     """What a record can be chosen by."""
-    cell = record.cell
-    own = {"run": record.run, "commit": record.commit, "machine": record.machine, "spec": cell.spec}
-    own |= {"impl": cell.implementation, "variant": cell.variant, "case": cell.case, "dtype": cell.dtype}
+    return {"run": record.run, "commit": record.commit, "machine": record.machine} | facts_of_cell(record.cell)
+
+
+def facts_of_cell(cell: Cell) -> dict[str, str]:
+    """What it is asked as, by the words of a selection."""
+    own = {"spec": cell.spec, "impl": cell.implementation, "variant": cell.variant, "case": cell.case, "dtype": cell.dtype}
     own |= {"device": cell.device, "seed": str(cell.seed)}
     return own | {key: str(value) for key, value in cell.settings.items()}
 
