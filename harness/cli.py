@@ -214,10 +214,15 @@ def table(words: Words = None) -> None:
     form, out = _form(settings)
     where = str(settings.pop("machine", machine.name()))
     request = _Request(None, settings)
-    if not (records := request.stored(where, request.cells)):
-        others = sorted({path.parent.name for path in request.store.root.glob(f"records/*/{request.name}.jsonl")})
+    records = request.stored(where, request.cells)
+    if many := request.store.unreadable(request.name, where):
+        said = "1 line is no record and is" if many == 1 else f"{many} lines are no records and are"
+        typer.echo(f"{said} passed over: {request.store.path(where, request.name)}", err=True)
+    if not records:
+        others = sorted({path.parent.name for path in request.store.root.glob(f"records/*/{request.name}.jsonl")} - {where})
         raise plan.WrongRequest(
             f"nothing is stored of {request.name} for this selection on {where}.\n"
+            + (f"  stored here with: {', '.join(ways)}\n" if (ways := request.otherwise(where)) else "")
             + (f"  machines with records: {', '.join(others)} (say machine=NAME)\n" if others else "")
             + f"  Measure it: harness run suite={request.name}"
         )
@@ -311,6 +316,27 @@ class _Request:
         newest = {record.cell.key: record for record in self.store.read(self.name, where or machine.name())}
         return [newest[key] for key in dict.fromkeys(cell.key for cell in cells) if key in newest]
 
+    def otherwise(self, where: str) -> list[str]:
+        """In which words the records of whom is asked differ from the selection."""
+        from harness.selections import facts_of_cell
+
+        stored = [record.cell for record in self.store.read(self.name, where)]
+        subjects = {cell.subject for cell in self.cells}
+        told = []
+        for cells in (self.cells, [cell for cell in stored if cell.subject in subjects]):
+            rounds = 1 + max((cell.settings.get("round", 0) for cell in cells), default=0)
+            words = {"rounds": {str(rounds)}} if "rounds" in self.selection.settings else {}
+            for cell in cells:
+                for key, value in facts_of_cell(cell).items():
+                    words.setdefault(key, set()).add(value)
+            told.append(words)
+        asked, there = told
+        return [
+            f"{key}={','.join(sorted(values))}"
+            for key, values in there.items()
+            if key != "round" and values.isdisjoint(asked.get(key, ()))
+        ]
+
     def about(self, todo: list[Any]) -> str:
         """How long these cells will take, where the suite has an idea of that."""
         if not todo or not hasattr(self.suite, "cost"):
@@ -319,6 +345,11 @@ class _Request:
         return f", about {seconds / 60:.0f} minutes" if seconds > 90 else f", about {seconds:.0f} seconds"
 
     def split(self) -> tuple[list[Any], list[Any]]:
+        """The cells to be asked here, and the records of those that are answered."""
+        from harness import machine
+
+        if (threads := self.selection.settings.get("threads", 0)) > machine.cores():
+            raise plan.WrongRequest(f"threads={threads}, but {machine.cores()} cores are seen here; threads=0 takes all of them")
         return plan.unanswered(self.cells, self.suite, self.store, self.selection.words["rerun"])
 
 
@@ -398,7 +429,9 @@ def _form(settings: dict[str, Any]) -> tuple[str, Path | None]:
     if form in report.FILES and not out:
         raise plan.WrongRequest(f"format={form} is no text for a screen: say where to, format={form} out=table.{form}")
     if form == "parquet" and not catalogue.is_module("pyarrow"):
-        raise plan.WrongRequest("format=parquet takes pyarrow, which is not installed.\n  Install it: pip install pyarrow")
+        raise plan.WrongRequest(
+            "format=parquet takes pyarrow, which is not installed.\n  Install it: pip install 'sequence-harness[parquet]'"
+        )
     if out and not Path(out).absolute().parent.is_dir():
         raise plan.WrongRequest(f"out={out}: there is no folder {Path(out).parent} to write it into")
     return form, Path(out) if out else None

@@ -25,8 +25,8 @@ def compare(base: str, head: str, words: Mapping[str, str]) -> Findings:
     """Ask both revisions and judge what they say."""
     options = {key: plan.typed_as(key, words.get(key, default), default) for key, default in WORDS.items()}
     _check(options)
-    handed = {key: value for key, value in words.items() if key not in WORDS}
     with revisions.checkouts(base, head) as sides:
+        handed = revisions.handed({key: value for key, value in words.items() if key not in WORDS}, sides)
         allowed = tuple(filter(None, (pattern.strip() for pattern in options["allow"].split(","))))
         found = Findings(base, head, options["pairs"], options["threshold"], allowed)
         suites = _suites(options["suite"], handed, sides, found)

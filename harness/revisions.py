@@ -7,14 +7,14 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness import catalogue, machine
 from harness.cell import Record
-from harness.plan import WrongRequest
+from harness.plan import WrongRequest, outside
 from harness.store import Store
 
 WORKING_TREE = "."
@@ -29,6 +29,7 @@ class Side:
     revision: str
     commit: str
     place: Path
+    top: Path  # of the checkout of the user
 
     def __str__(self) -> str:
         return f"{self.role} ({self.revision}{f', {self.commit[:8]}' if self.commit else ''})"
@@ -58,7 +59,7 @@ def checkouts(base: str, head: str) -> Iterator[tuple[Side, Side]]:
     with tempfile.TemporaryDirectory(prefix="harness-compare-") as folder:
         sides = []
         for role, revision, digits in zip(("BASE", "HEAD"), (base, head), commits, strict=True):
-            side = Side(role, revision, digits, Path(folder).resolve() / role.lower())
+            side = Side(role, revision, digits, Path(folder).resolve() / role.lower(), top)
             side.place.mkdir()
             (_copy_working_tree if revision == WORKING_TREE else _unpack)(top, side)
             _check_that_its_code_runs(side)
@@ -97,6 +98,19 @@ def commit(top: Path, revision: str) -> str:
     return said.stdout.decode().strip()
 
 
+def handed(words: Mapping[str, str], sides: Sequence[Side]) -> dict[str, str]:
+    """The words as both sides understand them: files by their place in the checkout. What is the same for both is refused."""
+    if "impl" not in words:
+        return dict(words)
+    names = [_of_checkout(name, sides[0].top) if outside(name) else name for name in words["impl"].split(",")]
+    for side in sides:
+        for name in filter(outside, names):
+            lies = (side.place / name).resolve() if name.endswith(".py") else _module(name.partition(":")[0], side)
+            if lies and not lies.is_relative_to(side.place):
+                raise WrongRequest(_the_same(name, lies, side))
+    return {**words, "impl": ",".join(names)}
+
+
 def ask(side: Side, suite: str, words: Sequence[str], results: Path, watch: Callable[[float], None]) -> Asked:
     """Run a suite on one side in new processes; `watch` is told now and then how many seconds it has taken."""
     command = [sys.executable, "-m", "harness", "run", f"suite={suite}", *words, f"results={results}", "rerun=true"]
@@ -115,6 +129,35 @@ def ask(side: Side, suite: str, words: Sequence[str], results: Path, watch: Call
             _end(process)
     records = list(Store(results).read(suite))
     return Asked(records, "" if records else _last_words(results / "errors"), process.returncode == 2)
+
+
+def _of_checkout(name: str, top: Path) -> str:
+    """A file, named from the current folder or wholly, by its place in the checkout; a module is left as it is."""
+    if not name.endswith(".py"):
+        return name
+    file = Path(name).expanduser()
+    file = file.parent.resolve() / file.name
+    if not file.is_relative_to(top):
+        raise WrongRequest(
+            f"impl={name} lies outside of {top}, so it is the same for both revisions.\n"
+            "  Give a file of the checkout, or compare what is stored: harness compare run=ONE run=OTHER suite=NAME"
+        )
+    return file.relative_to(top).as_posix()
+
+
+def _module(name: str, side: Side) -> Path | None:
+    """Where a side finds a module, its parent packages imported; None where it finds none, as it will say itself."""
+    code = "import importlib.util, os, sys; print(os.path.realpath(importlib.util.find_spec(sys.argv[1]).origin))"
+    words = [sys.executable, "-c", code, name]
+    said = subprocess.run(words, cwd=side.place, env=_environment(side), capture_output=True, text=True, check=False)
+    return None if said.returncode else Path(said.stdout.splitlines()[-1])
+
+
+def _the_same(name: str, lies: Path, side: Side) -> str:
+    return (
+        f"impl={name} is not that of {side}: this Python takes it from {lies}, so it is the same for both revisions.\n"
+        "  Where its package lies in a folder of the checkout, name that: PYTHONPATH=FOLDER harness compare ..."
+    )
 
 
 def _unpack(top: Path, side: Side) -> None:
@@ -154,9 +197,15 @@ def _check_that_its_code_runs(side: Side) -> None:
 
 
 def _environment(side: Side) -> dict[str, str]:
-    """PYTHONPATH comes before all that is installed; what else the user has on it comes after."""
-    path = os.pathsep.join(filter(None, (str(side.place), os.environ.get("PYTHONPATH"))))
-    return {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
+    """PYTHONPATH comes before all that is installed: the copy, its folders that the user has on it, and what else is on it."""
+    own, others = [side.place], []
+    for folder in map(Path.resolve, map(Path, filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))):
+        copy = side.place / folder.relative_to(side.top) if folder.is_relative_to(side.top) else folder
+        if copy != folder and copy.is_dir():
+            own.append(copy)
+        else:
+            others.append(folder)
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [*own, *others])), "PYTHONSAFEPATH": "1"}
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

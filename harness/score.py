@@ -76,7 +76,7 @@ def tables(subjects: Sequence[str], records: Sequence[Record]) -> "dict[str, pd.
         found[title] = _standing(subjects, list(marks(own)))
     found["What came to no number"] = list(_without(subjects, records))
     found["Nothing is stored"] = list(_missing(subjects, records))
-    return {title: pd.DataFrame(rows) for title, rows in found.items() if rows}
+    return {title: pd.DataFrame(rows, dtype=object) for title, rows in found.items() if rows}  # a count stays one beside a time
 
 
 def _names(subject: str) -> set[str]:
@@ -302,6 +302,9 @@ def _first_line(note: str) -> str:
 
 
 def _short(value: float) -> float:
+    """To four digits, and all those before the point; whole numbers as they are."""
+    if abs(value) >= 1000 or value == int(value):
+        return round(value)
     return float(f"{value:.4g}")
 
 

@@ -118,7 +118,7 @@ def tables(found: Comparison) -> "dict[str, pd.DataFrame]":
             limits = {"at least": _short(row.low), "at most": _short(row.high)}
             columns |= {row.kind: _short(row.value), **limits}
         frames.setdefault(row.kind or "Outcomes", []).append(columns)
-    return {title: pd.DataFrame(rows) for title, rows in frames.items()}
+    return {title: pd.DataFrame(rows, dtype=object) for title, rows in frames.items()}  # a count stays one beside a time
 
 
 def nothing_paired(found: Comparison) -> str:
@@ -133,9 +133,12 @@ def nothing_paired(found: Comparison) -> str:
 
 def facts(record: Record) -> dict[str, str]:
     """What a record can be chosen by."""
-    cell = record.cell
-    own = {"run": record.run, "commit": record.commit, "machine": record.machine, "spec": cell.spec}
-    own |= {"impl": cell.implementation, "variant": cell.variant, "case": cell.case, "dtype": cell.dtype}
+    return {"run": record.run, "commit": record.commit, "machine": record.machine} | facts_of_cell(record.cell)
+
+
+def facts_of_cell(cell: Cell) -> dict[str, str]:
+    """What it is asked as, by the words of a selection."""
+    own = {"spec": cell.spec, "impl": cell.implementation, "variant": cell.variant, "case": cell.case, "dtype": cell.dtype}
     own |= {"device": cell.device, "seed": str(cell.seed)}
     return own | {key: str(value) for key, value in cell.settings.items()}
 
@@ -236,9 +239,9 @@ def _numbers(values: Mapping[str, Any], within: str = "") -> Iterator[tuple[str,
         if isinstance(value, Mapping):
             yield from _numbers(value, f"{within}{name} ")
         elif _is_number(value):
-            yield f"{within}{name}", [float(value)]
+            yield f"{within}{name}", [value]
         elif isinstance(value, list) and value and all(map(_is_number, value)):
-            yield f"{within}{name}", [float(one) for one in value]
+            yield f"{within}{name}", value
 
 
 def _is_number(value: Any) -> bool:
@@ -278,4 +281,5 @@ def _nothing(what: str, records: Sequence[Record], suite: str, store: Store) -> 
 
 
 def _short(value: float | str | None) -> float | str | None:
+    """What is measured, to four digits; counts as they are."""
     return float(f"{value:.4g}") if isinstance(value, float) else value

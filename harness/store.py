@@ -43,9 +43,9 @@ class Store:
         """The newest record of each identity."""
         return {record.identity: record for record in self.read(suite, machine)}
 
-    def unreadable(self) -> int:
-        """How many lines are no records: unfinished ones of runs that were killed."""
-        files = self.root.glob("records/*/*.jsonl")
+    def unreadable(self, suite: str = "*", machine: str = "*") -> int:
+        """How many lines are no records: unfinished ones of runs that were killed, and damaged ones."""
+        files = self.root.glob(f"records/{machine}/{suite}.jsonl")
         return sum(
             _record(line) is None for path in files for line in path.open(encoding="utf-8", errors="replace") if line.strip()
         )

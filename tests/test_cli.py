@@ -8,6 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from harness import machine
+from harness.cell import Cell, Record
+from harness.store import Store
+
+COSTED = {"scale": "default", "threads": 1, "form": "forward", "batch": 1}
 WRONG = '''"""An attention that is aligned upper left."""
 
 import torch
@@ -131,6 +136,27 @@ def test_run_stores_again_repeats_and_table_prints(tmp_path: Path):
     assert {"cell", "digests", "key", "machine", "outcome", "values", "versions"} <= set(json.loads(lines[0]))
 
 
+def test_a_table_of_nothing_says_what_is_stored_otherwise_and_which_lines_are_no_records(tmp_path: Path):
+    cells = [
+        Cell("speed", "rms_norm", "torch_plain", "", "plain", "float32", settings={**COSTED, "length": n}) for n in (128, 512)
+    ]
+    store, told = Store(tmp_path / "results"), {"versions": {}, "time_s": 1.0, "at": "2026-01-01", "run": "r"}
+    for cell, values in zip(cells, ({"seconds": [0.1]}, {"seconds": ["abc"]}), strict=True):
+        store.append(Record(cell, "ok", values, "", {}, machine.name(), **told))
+    said = harness("table", "suite=speed", "spec=rms_norm", "form=forward", "impl=torch_plain", "batch=4", cwd=tmp_path)
+    assert said.returncode == 2
+    first, *rest = said.stderr.splitlines()
+    assert first == f"1 line is no record and is passed over: results/records/{machine.name()}/speed.jsonl"
+    assert rest == [
+        f"harness: nothing is stored of speed for this selection on {machine.name()}.",
+        "  stored here with: rounds=1, batch=1",
+        "  Measure it: harness run suite=speed",
+    ]
+    where = f"machine={machine.name()}-not"
+    said = harness("table", "suite=speed", "spec=rms_norm", where, cwd=tmp_path)
+    assert f"\n  machines with records: {machine.name()} (say machine=NAME)\n" in said.stderr
+
+
 def test_an_edited_implementation_is_asked_again(tmp_path: Path):
     words = ["run", "suite=correctness", "spec=attention", "impl=./mine.py", "case=plain", "dtype=float32", "family=normal"]
     (tmp_path / "mine.py").write_text(WRONG)
@@ -178,6 +204,7 @@ def test_doctor_says_what_is_there_and_what_would_bring_the_rest(tmp_path: Path)
         (["run", "suite=correctness", "memory=inf"], "memory=inf should be a number, 0 or more"),
         (["run", "suite=correctness", "seed=99999999999999999999"], "is no list of whole numbers"),
         (["run", "suite=correctness", "spec=rotary", "results=/dev/null"], "is not a folder that can be written to"),
+        (["plan", "suite=speed", "spec=rms_norm", "threads=4096"], "threads=4096, but "),
         (["check", ".", "spec=rotary"], ". is a folder; give the file"),
         (["new", "implementation", "torch", "spec=rotary"], "'torch' is no name for a module of yours"),
         (["new", "implementation", "class", "spec=rotary"], "'class' is no name for a module of yours"),

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 # Answers `harness run suite=... results=...` in a few hundredths of a second: what it says stands in costs.py, which tests edit.
 STAND_IN = '''
 """Stands in for the harness."""
-import json, random, sys, time
+import importlib.util, json, random, sys, time
 from pathlib import Path
 from harness.costs import BYTES, CELLS, DRIFT, OUTCOME, SLEEP_S, SLOWER
 
@@ -31,7 +31,8 @@ time.sleep(SLEEP_S)
 
 words = dict(word.split("=", 1) for word in sys.argv[2:])
 suite, results = words["suite"], Path(words["results"])
-chosen = [name for name in CELLS if words.get("impl", "*") in ("*", name)]
+impl = words.get("impl", "*")
+chosen = [impl] if "." in impl else [name for name in CELLS if impl in ("*", name)]
 if not chosen:
     print(f"harness: no implementation named {words['impl']!r}.", file=sys.stderr)
     sys.exit(2)
@@ -41,6 +42,8 @@ for name in chosen:
     drift = DRIFT ** int(results.name.rpartition("-")[2])  # by the number of the process
     seconds = [drift * 0.001 * SLOWER.get(name, 1.0) * rng.lognormvariate(0, 0.01) for _ in range(5)]
     values = {"seconds": seconds} if suite == "speed" else {"peak_bytes": 4096 + BYTES.get(name, 0), "parameters": 10}
+    if "." in name:  # of a user: it costs as many bytes as its file has
+        values["peak_bytes"] = len(open(name if name.endswith(".py") else importlib.util.find_spec(name).origin).read())
     cell = {"suite": suite, "spec": "attention", "implementation": name, "case": "plain", "dtype": "float32"}
     cell["settings"] = settings
     record = {"key": "", "cell": cell, "outcome": OUTCOME.get(name, "ok"), "values": values, "note": "", "digests": {}}
@@ -84,8 +87,8 @@ def edit(place: Path, text: str) -> None:
     (place / "harness" / "costs.py").write_text(COSTS + text)
 
 
-def compare(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1"}
+def compare(place: Path, *words: str, path: Sequence[str] = (str(ROOT),)) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path), "PYTHONSAFEPATH": "1"}
     command = [sys.executable, "-m", "harness", "compare", *words]
     return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False, timeout=600)
 
@@ -168,6 +171,48 @@ def test_an_allocation_planted_in_an_implementation_of_ours_is_found_and_named(t
     assert named, said.stdout + said.stderr
     assert all(line.startswith("rms_norm/torch_plain costs more in case ") for line in named)
     assert "1 costlier" in said.stdout
+
+
+@pytest.mark.parametrize(
+    ("impl", "folder", "path"),
+    [
+        ("mine.py", ".", ""),
+        ("../mine.py", "src", ""),
+        ("{checkout}/mine.py", ".", ""),
+        ("{checkout}/mine.py", "src", ""),
+        ("mypkg.mine", ".", "{checkout}/src"),
+        ("mypkg.mine", ".", "src"),
+    ],
+)
+def test_a_file_or_module_of_the_checkout_is_that_of_each_side(impl: str, folder: str, path: str, repository: Path):
+    files = [repository / "mine.py", repository / "src" / "mypkg" / "mine.py"]
+    files[1].parent.mkdir(parents=True)
+    for file in files:
+        file.write_text("1234")
+    git(repository, "add", "--all")
+    git(repository, "commit", "--quiet", "--message=second")
+    for file in files:
+        file.write_text("123456")
+    impl, path = (word.format(checkout=repository) for word in (impl, path))
+    said = compare(repository / folder, "main", ".", "suite=memory", f"impl={impl}", path=[*filter(None, [path]), str(ROOT)])
+    assert (said.returncode, "peak_bytes is 6, but was 4 (+50.0%)" in said.stderr) == (1, True), said.stdout + said.stderr
+
+
+def test_what_is_the_same_for_both_revisions_is_refused(repository: Path, tmp_path: Path):
+    """As in an installation that leads to the checkout of the user, whatever revision is asked."""
+    for place in (tmp_path / "mypkg", repository / "src" / "mypkg"):
+        place.mkdir(parents=True)
+        (place / "mine.py").write_text("")
+    git(repository, "add", "--all")
+    said = compare(repository, "main", ".", "suite=memory", f"impl={tmp_path}/mypkg/mine.py")
+    assert said.returncode == 2
+    assert f"impl={tmp_path}/mypkg/mine.py lies outside of {repository}, so it is the same for both revisions." in said.stderr
+    said = compare(repository, "main", ".", "suite=memory", "impl=mypkg.mine", path=[str(ROOT), str(tmp_path)])
+    assert said.returncode == 2
+    assert f"it from {tmp_path}/mypkg/mine.py, so it is the same for both revisions.\n" in said.stderr
+    said = compare(repository, "main", ".", "suite=memory", "impl=mypkg.mine", path=["src", str(ROOT)])
+    assert said.returncode == 2, "BASE has no folder src, so it would take the module of the working tree"
+    assert "impl=mypkg.mine is not that of BASE (main, " in said.stderr
 
 
 def test_what_a_person_allows_to_cost_more_is_told_and_does_not_fail(repository: Path):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from harness import catalogue, judge
+from harness import catalogue, implementation, judge
 from harness.contract import ContractError
 from harness.implementation import Implementation
 from harness.nn.decoder import Decoder
@@ -133,3 +133,11 @@ def test_what_is_no_module_is_refused():
         ContractError, match=r"language_model is a model, so prepare\(case\) must return an nn.Module; got function"
     ):
         judge.values(Implementation(SPEC, lambda case: lambda ids: ids, {}, gradients=False), SPEC.case("plain"), "normal")
+
+
+def test_who_computes_in_less_than_a_law_is_told_that_laws_are_in_float64():
+    case = catalogue.load_spec("rms_norm").case("plain", torch.float64)
+    (out,) = catalogue.load_spec("rms_norm").contract.outputs
+    got = torch.zeros(out.shape(case.values))
+    with pytest.raises(ContractError, match=r"is float32, but should be float64; laws are judged in float64: a part of it comp"):
+        implementation._check_output(out, got, case)

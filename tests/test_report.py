@@ -45,3 +45,10 @@ def test_a_count_stays_a_count_where_another_row_has_none():
     frames = report.tables(counts, [record("one", "a")])
     assert report.render(frames, "csv").splitlines()[1] == "512,0.5"
     assert "| 512 | 0.5 |" in report.render(frames, "markdown")
+
+
+def test_tables_in_latex_have_their_titles_as_captions():
+    frames = {"At 50 % of n_max": pd.DataFrame({"a": [1]}), "Other": pd.DataFrame({"a": [2]})}
+    told = report.render(frames, "latex")
+    assert told.startswith("\\begin{table}\n\\caption{At 50 \\% of n\\_max}\n\\begin{tabular}")
+    assert told.count("\\end{tabular}\n\\end{table}") == told.count("\\caption{") == 2

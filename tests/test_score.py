@@ -191,3 +191,17 @@ def test_the_command_prints_a_card_and_refuses_what_is_not_there(tmp_path: Path)
         2,
         "harness: `score` takes no 'suite'; it takes format, out, machine and results\n",
     )
+
+
+def test_whole_numbers_stay_whole_beside_others():
+    about = {"scale": "default", "threads": 1, "form": "step", "batch": 1, "length": 128}
+    values = {"peak_bytes": 16385 * 1024, "state_bytes": 12_345_678, "weights_bytes": 1536}
+    found = {
+        row["question"].rpartition(": ")[2]: row["its own"]
+        for row in rows(["rotary/pairs"], [record("memory", "rotary/pairs", values, settings=about)], "Memory")
+    }
+    assert {unit: str(value) for unit, value in found.items()} == {
+        "KiB at the peak": "16385",
+        "KiB from step to step": "12056",
+        "KiB of weights": "1.5",
+    }

@@ -237,7 +237,8 @@ def test_parquet_says_what_it_takes(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     for words in (["table", "suite=correctness"], ["compare", "impl=a", "impl=b", "suite=correctness"]):
         assert harness(*words, "format=parquet", "out=x.parquet", monkeypatch=monkeypatch) == 2
         assert (
-            "format=parquet takes pyarrow, which is not installed.\n  Install it: pip install pyarrow" in capsys.readouterr().err
+            "format=parquet takes pyarrow, which is not installed.\n  Install it: pip install 'sequence-harness[parquet]'"
+            in capsys.readouterr().err
         )
         assert harness(*words, "format=parquet", monkeypatch=monkeypatch) == 2
         assert "say where to, format=parquet out=table.parquet" in capsys.readouterr().err
@@ -258,3 +259,20 @@ def test_parquet_is_read_again(tmp_path: Path):
     pytest.importorskip("pyarrow")
     (file,) = report.save({"t": pd.DataFrame({"x": ["a", 2], "y": [0.5, None]})}, "parquet", tmp_path / "t.parquet")
     assert pd.read_parquet(file).x.tolist() == ["a", "2"]
+
+
+@pytest.mark.parametrize("form", ["text", "markdown", "csv", "latex", "html"])
+def test_counts_stay_whole_in_every_format(form: str, tmp_path: Path):
+    values = {"held_bytes": 16384, "peak_bytes": 1234567, "first_s": 0.123456}
+    store(tmp_path, record(values, "a"), record({**values, "held_bytes": 32768}, "b"))
+    told = report.render(selections.tables(compare(tmp_path, "impl=a", "impl=b", quantity="*")), form)
+    assert all(number in told for number in ("16384", "32768", "1234567", "0.1235")), told
+    assert not any(number in told for number in ("16384.0", "1234567.0"))
+
+
+def test_a_column_of_counts_and_times_is_one_of_numbers_in_parquet(tmp_path: Path):
+    store(tmp_path, record({"held_bytes": 16384, "first_s": 0.5}, "a"), record({"held_bytes": 16385, "first_s": 1.0}, "b"))
+    frames = selections.tables(compare(tmp_path, "impl=a", "impl=b", quantity="*"))
+    (frame,) = frames.values()
+    assert report._of_one_type_a_column(frame)["B"].dtype.kind in "if"
+    assert sorted(frame["B"]) == [1.0, 16385]

@@ -60,6 +60,31 @@ def test_an_unfinished_line_is_passed_over_and_closed(tmp_path: Path):
         assert store.unreadable() == (cut < len(whole) - 1)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"values": {"peak_bytes": "abc"}},
+        {"values": {"peak_bytes": "nan"}},
+        {"values": {"peak_bytes": None}},
+        {"values": {"peak_bytes": -5}},
+        {"values": {"seconds": [0.1, "x"]}},
+        {"digests": {"implementation": 5}},
+        {"versions": {"torch": None}},
+        {"run": None},
+        {"time_s": "x"},
+        {"cell": Cell("correctness", "rotary", "pairs", case=5)},  # type: ignore[arg-type]
+    ],
+    ids=str,
+)
+def test_a_line_whose_parts_are_of_the_wrong_kind_is_no_record(change: dict[str, object], tmp_path: Path):
+    store = Store(tmp_path)
+    store.append(record(0))
+    store.append(record(1, **change))
+    assert [r.cell.seed for r in store.read()] == [0]
+    assert store.unreadable() == store.unreadable("correctness", "here") == 1
+    assert store.unreadable("memory") == 0
+
+
 @pytest.mark.parametrize("change", [{"digests": {"spec": "b"}}, {"machine": "there"}, {"versions": {"torch": "3"}}])
 def test_other_code_machine_or_versions_are_another_question(change: dict[str, object]):
     assert record(0).identity == record(0, time_s=9.0, run="other", outcome="wrong").identity

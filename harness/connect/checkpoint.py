@@ -137,8 +137,8 @@ class RollingCache:
 def load(folder: str | Path, after: str = "", length: int = 0, device: str = "cpu") -> Checkpoint:
     """The model and tokenizer in a folder, ready to be asked; `length` where the training length is not what the folder says.
 
-    Raises Unsupported where the model has no such positions or tells no training length, ValueError where `after` is not
-    understood, OSError where the folder holds no checkpoint or lacks weights of it.
+    Raises Unsupported where the model has no such positions, tells no training length or cannot be asked, ValueError where
+    `after` is not understood, OSError where the folder holds no checkpoint or lacks weights of it.
     """
     from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -158,10 +158,14 @@ def load(folder: str | Path, after: str = "", length: int = 0, device: str = "cp
         config.rope_parameters = {**config.rope_parameters, "rope_type": "linear", "factor": float(number)}
     how = {"attn_implementation": ATTENTION} if kind in ROLLING else {}
     told: dict[str, Any] = {"config": config, "dtype": torch.float32, "local_files_only": True, **how}
-    model, found = AutoModelForCausalLM.from_pretrained(folder, **told, output_loading_info=True)
+    model, found = AutoModelForCausalLM.from_pretrained(folder, **told, output_loading_info=True, ignore_mismatched_sizes=True)
     _check_whole(folder, found["missing_keys"])
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise Unsupported(f"{folder} has no tokenizer that transformers reads") from error
+    _check_weights(folder, model, [name for name, *_ in found["mismatched_keys"]], len(tokenizer))
     model = model.eval().to(device)
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     rolling = _rolling(kind, int(number), length, model) if kind in ROLLING else None
     model.config.rolling = rolling
     return Checkpoint(model, tokenizer, length, rolling)
@@ -194,6 +198,16 @@ def _check_whole(folder: str | Path, lacking: Collection[str]) -> None:
         first, more = sorted(lacking)[:3], len(lacking) - 3
         named = ", ".join(first) + (f" and {more} more" if more > 0 else "")
         raise OSError(f"{folder} lacks weights that its config asks for: {named}")
+
+
+def _check_weights(folder: str | Path, model: Any, others: Sequence[str], tokens: int) -> None:
+    """Unsupported where weights are of other shapes than the config says, are not finite, or are too few for the tokenizer."""
+    if others:
+        raise Unsupported(f"weights in {folder} have other shapes than its config says, the first of them {sorted(others)[0]}")
+    if bad := next((name for name, weight in model.named_parameters() if not weight.isfinite().all()), None):
+        raise Unsupported(f"weights in {folder} are not finite, the first of them {bad}")
+    if (rows := model.get_input_embeddings().weight.shape[0]) < tokens:
+        raise Unsupported(f"the tokenizer in {folder} has {tokens} tokens, its model embeddings of {rows}")
 
 
 def _check_rotary(config: Any) -> None:

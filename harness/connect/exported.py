@@ -6,6 +6,7 @@ takes the weights that the suite keeps, and trains them where it keeps none. A s
 module `training` with `trained(cell, contestant, report)`, whose answer has a `model`, its `sizes` and what is `told` of it.
 """
 
+import pickle
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -54,11 +55,14 @@ def export(path: str | Path, words: Mapping[str, Any], report: Report) -> Cell:
 
 
 def load(path: str | Path, device: str = "cpu") -> Model:
-    """The model that was exported to a file, in float32 and ready to be asked. ValueError where the file is no such export."""
-    kept = torch.load(path, map_location=device, weights_only=True)
-    if not isinstance(kept, dict) or not {"spec", "implementation", "variant", "sizes", "weights"} <= set(kept):
-        raise ValueError(
-            f"{path} is no exported model.\n"
+    """The model that was exported to a file, in float32 and ready to be asked. WrongRequest where the file is no such export."""
+    try:
+        kept = torch.load(path, map_location=device, weights_only=True)
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError):
+        kept = None
+    if not isinstance(kept, dict) or not {"spec", "implementation", "variant", "sizes", "weights", "told"} <= set(kept):
+        raise plan.WrongRequest(
+            f"{path} is {'no exported model' if Path(path).is_file() else 'no file'}.\n"
             "  Make one: python -m harness.connect.exported FILE.pt suite=long-context spec=... impl=..."
         )
     cell = Cell("", kept["spec"], kept["implementation"], kept["variant"], device=device)

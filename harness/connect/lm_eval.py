@@ -23,7 +23,7 @@ from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
 from torch import Tensor
 
-from harness import Unsupported
+from harness import Unsupported, plan
 from harness.connect import exported
 
 TASKS = Path(__file__).parent / "tasks"
@@ -201,7 +201,11 @@ def main() -> None:
 
     if len(sys.argv) > 2 and not any(word.startswith("--include_path") for word in sys.argv):
         sys.argv += ["--include_path", str(TASKS)]
-    cli_evaluate()
+    try:
+        cli_evaluate()
+    except plan.WrongRequest as error:
+        print(f"harness: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

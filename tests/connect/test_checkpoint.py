@@ -10,6 +10,8 @@ import torch
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed: pip install -e '.[lm-eval]'")
 
+from safetensors.torch import load_file, save_file  # noqa: E402
+
 from harness import Unsupported, memory  # noqa: E402
 from harness.connect import checkpoint as checkpoints  # noqa: E402
 
@@ -230,3 +232,36 @@ def test_an_embedding_that_is_tied_is_not_lacking(checkpoint, kind):
     model = checkpoints.load(checkpoint(kind)).model
     assert model.config.tie_word_embeddings
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+
+
+def test_a_folder_that_cannot_be_asked_is_named_with_what_is_wrong(folder, tmp_path):
+    def refused(change, said):
+        place = tmp_path / "changed"
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.copytree(folder, place)
+        change(place)
+        with pytest.raises(Unsupported, match=said) as refusal:
+            checkpoints.load(place)
+        assert str(place) in str(refusal.value)
+
+    def nan(place):
+        weights = load_file(place / "model.safetensors")
+        weights["model.norm.weight"] *= torch.nan
+        save_file(weights, place / "model.safetensors", metadata={"format": "pt"})
+
+    def configured(place, **changes):
+        path = place / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+    def few(place):
+        weights = load_file(place / "model.safetensors")
+        weights |= {name: weight[:8].clone() for name, weight in weights.items() if "embed_tokens" in name or "lm_head" in name}
+        save_file(weights, place / "model.safetensors", metadata={"format": "pt"})
+        configured(place, vocab_size=8)
+
+    refused(nan, "are not finite, the first of them model.norm.weight")
+    refused(
+        lambda place: configured(place, intermediate_size=32), "have other shapes than its config says, the first of them model"
+    )
+    refused(few, "tokens, its model embeddings of 8")
+    refused(lambda place: [path.unlink() for path in place.glob("tokenizer*")], "has no tokenizer that transformers reads")

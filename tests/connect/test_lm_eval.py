@@ -15,6 +15,7 @@ from lm_eval.utils import get_rolling_token_windows  # noqa: E402
 
 from harness import Unsupported, catalogue  # noqa: E402
 from harness.connect import exported  # noqa: E402
+from harness.connect import lm_eval as connected  # noqa: E402
 from harness.connect.lm_eval import NEW_LINE, TASKS, HarnessLM, _windows  # noqa: E402
 
 solvers = catalogue.load(TASKS.parents[2] / "tests" / "connect" / "solvers.py")
@@ -260,3 +261,14 @@ def test_the_command_is_lm_eval_with_our_model_and_tasks(tmp_path):
     assert "|sentiment_words_gold|" in done.stdout
     (file,) = tmp_path.rglob("*.json")
     assert json.loads(file.read_text())["config"]["harness_model"] == "transformer_rope/torch_sdpa"
+
+
+def test_an_export_that_is_broken_or_absent_is_one_line_and_status_2(tmp_path, monkeypatch, capsys):
+    (tmp_path / "broken.pt").write_bytes(b"nothing")
+    for name, said in (("broken.pt", "is no exported model."), ("absent.pt", "is no file.")):
+        words = ["lm_eval", "--model", "harness", "--model_args", f"weights={tmp_path / name}", "--tasks", "passkey_256"]
+        monkeypatch.setattr("sys.argv", words)
+        with pytest.raises(SystemExit) as ended:
+            connected.main()
+        assert ended.value.code == 2
+        assert f"harness: {tmp_path / name} {said}" in capsys.readouterr().err
