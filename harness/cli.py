@@ -416,6 +416,8 @@ def _show(frames: Any, form: str, out: Path | None, lines: Sequence[str] = ()) -
 def _close(records: Sequence[Any], again: str = "harness again {key}") -> None:
     from harness import report
 
+    if said := report.legend(records):
+        typer.echo(said)
     for said in filter(None, (report.refusals(records), report.failures(records, again))):
         typer.echo("\n" + said, err=True)
     raise typer.Exit(_status(records))

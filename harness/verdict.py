@@ -1,5 +1,6 @@
 """The verdict on what an implementation returned, and the words for it. A verdict is a value, never an exception."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -103,7 +104,7 @@ def _difference(
     wrong = off > ELEMENT
     what = f"{name}: the sides of the law differ by {got[at]:.6g} at {index}" if sides else ""
     lines = [
-        f"  {what or f'{name}[{index}] is {got[at]:.6g}, but should be {truth[at]:.6g}'}",
+        f"  {what or f'{name}[{index}] {_unlike(float(got[at]), float(truth[at]))}'}",
         f"  score {score:.2g}, allowed 1 ({allowance})",
         f"  {_share(wrong)}{_confined(wrong, axes)}{_first(wrong, axes, always=sides)}"
         if wrong.any()
@@ -112,6 +113,14 @@ def _difference(
     if not got.isfinite().all() and truth.isfinite().all():
         lines.append(f"  {int((~got.isfinite()).sum())} of {got.numel()} elements are NaN or infinite")
     return "\n".join(lines)
+
+
+def _unlike(got: float, truth: float) -> str:
+    """Two numbers, with as many digits as tell them apart."""
+    if math.isnan(truth):
+        return f"is {got:.6g}, where the definition itself gives no number"
+    digits = next((digits for digits in range(6, 17) if f"{got:.{digits}g}" != f"{truth:.{digits}g}"), 17)
+    return f"is {got:.{digits}g}, but should be {truth:.{digits}g}"
 
 
 def _share(wrong: Tensor) -> str:

@@ -1,5 +1,6 @@
 """Tables name what was judged: digests and versions beside every row, where a table is published."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pandas as pd
@@ -45,3 +46,9 @@ def test_a_count_stays_a_count_where_another_row_has_none():
     frames = report.tables(counts, [record("one", "a")])
     assert report.render(frames, "csv").splitlines()[1] == "512,0.5"
     assert "| 512 | 0.5 |" in report.render(frames, "markdown")
+
+
+def test_what_the_grades_mean_is_said_where_one_is_b():
+    graded = [replace(record("one", "a"), values={"grade": grade}) for grade in "AB"]
+    assert report.legend(graded[:1]) == ""
+    assert report.legend(graded).startswith("grade A: within the rounding budget; B: beyond it, but within ")
