@@ -15,6 +15,9 @@ from harness.cell import OK, WRONG, Answer
 ELEMENT = 4.0
 GRADES = ("A", "B")
 FEW = 6
+# Half the digits of float64, and what a part of a model that computes in float32 leaves between the sides of a law.
+ROOT, LITTLE = 2.0**-26.5, 1e-5
+IN_FLOAT64 = "laws of this spec are judged in float64: a part of the model computes in less"
 # Axes along which there is a first wrong element: queries or time steps, and keys.
 TIME = ("n", "m")
 
@@ -110,6 +113,8 @@ def _difference(
         if wrong.any()
         else "  no element stands out: all are a little off, in the same way",
     ]
+    if sides and allowance.endswith("float64") and off[at] * ROOT < LITTLE:
+        lines.append(f"  {IN_FLOAT64}")
     if not got.isfinite().all() and truth.isfinite().all():
         lines.append(f"  {int((~got.isfinite()).sum())} of {got.numel()} elements are NaN or infinite")
     return "\n".join(lines)

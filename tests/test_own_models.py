@@ -133,3 +133,13 @@ def test_what_is_no_module_is_refused():
         ContractError, match=r"language_model is a model, so prepare\(case\) must return an nn.Module; got function"
     ):
         judge.values(Implementation(SPEC, lambda case: lambda ids: ids, {}, gradients=False), SPEC.case("plain"), "normal")
+
+
+def test_who_answers_in_float32_is_told_that_laws_are_judged_in_float64():
+    class Answers(nn.Module):
+        def forward(self, ids):
+            return torch.zeros(*ids.shape, SPEC.sizes["v"])
+
+    contestant = Implementation(SPEC, lambda case: Answers(), {}, gradients=False)
+    with pytest.raises(ContractError, match=r"is float32, but should be float64\n  laws of this spec are judged in float64"):
+        judge.law(contestant, SPEC.case("plain"), "a_batch_is_its_rows")

@@ -1,5 +1,6 @@
 """The words of a verdict tell two numbers apart, and say where there is none."""
 
+import pytest
 import torch
 
 from harness import verdict
@@ -19,3 +20,11 @@ def test_numbers_that_look_alike_get_more_digits():
 
 def test_where_the_definition_gives_no_number_it_is_said():
     assert note(float("nan"), float("nan")).startswith("  out[b=0 n=0] is nan, where the definition itself gives no number\n")
+
+
+@pytest.mark.parametrize(("apart", "said"), [(1e-7, True), (1e-3, False)])
+def test_a_law_in_float64_that_is_broken_by_little_is_a_part_in_less(apart: float, said: bool):
+    sides, budget = torch.full((1, 3), apart).double(), torch.full((1, 3), 2.0**-26.5).double()
+    truths = {"logits": torch.zeros(1, 3).double()}, {"logits": budget}
+    told = verdict.judge(lambda low: truths, {"": {"logits": sides}}, {}, "half the digits of float64", sides=True).note
+    assert (verdict.IN_FLOAT64 in told) is said
