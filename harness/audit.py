@@ -356,7 +356,9 @@ def chosen(specs: Sequence[str], settings: Mapping[str, str]) -> Audit:
             raise plan.WrongRequest(f"an audit takes no {word!r}.{catalogue.suggestion(word, WORDS)}")
         for one in value.split(",") if word != "results" else ():
             if one not in known[word]:
-                raise plan.WrongRequest(f"no {word} named {one!r} here.{catalogue.suggestion(one, known[word])}")
+                raise plan.WrongRequest(
+                    f"no {word} named {one!r} here.{catalogue.suggestion(one, known[word], 'harness show SPEC')}"
+                )
     lists = {word: settings[word].split(",") if word in settings else () for word in ("case", "family", "dtype")}
     return Audit(names, lists["case"], lists["family"], lists["dtype"] or DEFAULT, settings.get("detail") == "full")
 

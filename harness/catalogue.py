@@ -26,6 +26,7 @@ PACKAGE = Path(__file__).parent
 # A checkout has the two folders beside the package, a wheel carries them inside it.
 HOME = PACKAGE.parent if (PACKAGE.parent / "suites" / "correctness.py").exists() else PACKAGE
 GROUP = "harness.implementations"
+MANY, FEW = 24, 5  # names: of more than so many a message lists a few
 # What may grow with length: time and memory of the whole, of one step the time, and what goes from step to step.
 GROWING = ("time", "step", "memory", "state")
 GROWTHS = ("1", "N", "N log N", "N^(4/3)", "N^2")  # the words of harness.growth, which a listing need not load
@@ -129,7 +130,7 @@ def find(kind: str, name: str) -> Item:
     known = {"spec": specs, "suite": suites, "implementation": implementations}[kind]()
     if name in known:
         return known[name]
-    raise NotFound(f"no {kind} named {name!r}.{suggestion(name, known)}")
+    raise NotFound(f"no {kind} named {name!r}.{suggestion(name, known, f'harness list {kind}s')}")
 
 
 def implementation(spec: str, name: str) -> Item:
@@ -155,11 +156,15 @@ def implementation(spec: str, name: str) -> Item:
     raise NotFound(f"no implementation of {spec} named {name!r}.{suggestion(name, ours)}")
 
 
-def suggestion(word: str, known: Iterable[str]) -> str:
-    """The nearest known word, and all of them: the second half of an error message."""
+def suggestion(word: str, known: Iterable[str], listing: str = "harness list") -> str:
+    """The nearest known word, and all of them: the second half of an error message. Of many, a few and the command for all."""
     known = list(known)
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return (f" Did you mean {near[0]!r}?" if near else "") + f"\n  known: {', '.join(known)}"
+    said = f" Did you mean {near[0]!r}?" if near else ""
+    if len(known) <= MANY:
+        return f"{said}\n  known: {', '.join(known)}"
+    few = ", ".join(difflib.get_close_matches(word, known, n=FEW, cutoff=0.3))
+    return f"{said}\n  " + (f"near: {few}; " if few else "") + f"all {len(known)}: {listing}"
 
 
 def load(path: Path) -> ModuleType:

@@ -125,9 +125,7 @@ def check(
     if "spec" not in settings:
         declared = catalogue.implementation("", name).facts.get("spec") if plan.outside(name) else None
         if not declared:
-            raise plan.WrongRequest(
-                f"which spec does {path} claim to compute? Say spec=NAME.\n  known: {', '.join(catalogue.specs())}"
-            )
+            raise plan.WrongRequest(f"which spec does {path} claim to compute? Say spec=NAME.\n  All of them: harness list specs")
         settings["spec"] = declared
     request = _Request(None, {"suite": "correctness", **settings, "impl": name})
     todo: list[tuple[Any, dict[str, str]]] = [(cell, {}) for cell in request.cells]
@@ -184,9 +182,7 @@ def new(
     if kind != "implementation":
         raise plan.WrongRequest(f"cannot make a new {kind!r}.{catalogue.suggestion(kind, ['implementation'])}")
     if set(settings) != {"spec"}:
-        raise plan.WrongRequest(
-            f"say which spec: harness new implementation {name} spec=NAME\n  known: {', '.join(catalogue.specs())}"
-        )
+        raise plan.WrongRequest(f"say which spec: harness new implementation {name} spec=NAME\n  All of them: harness list specs")
     spec = catalogue.find("spec", str(settings["spec"])).name
     file = Path(name if name.endswith(".py") else f"{name}.py")
     taken = keyword.iskeyword(file.stem) or file.stem in sys.stdlib_module_names or catalogue.is_module(file.stem)
@@ -453,6 +449,8 @@ def _show(frames: Any, form: str, out: Path | None, lines: Sequence[str] = ()) -
 def _close(records: Sequence[Any], again: str = "harness again {key}") -> None:
     from harness import report
 
+    if said := report.legend(records):
+        typer.echo(said)
     for said in filter(None, (report.refusals(records), report.failures(records, again))):
         typer.echo("\n" + said, err=True)
     raise typer.Exit(_status(records))

@@ -15,6 +15,7 @@ from harness import Unsupported, asking, catalogue, cost
 from harness.cell import Cell
 from harness.contract import ContractError
 from harness.spec import DTYPES, GRADIENT, Bunch, Case, Spec
+from harness.verdict import IN_FLOAT64
 
 
 class Implementation:
@@ -193,8 +194,8 @@ def _check_output(tensor: Any, got: Any, case: Case) -> None:
         sizes = ", ".join(f"{axis} = {case.values[axis]}" for axis in tensor.axes if not axis.isdigit())
         raise ContractError(f"{tensor} has shape {list(got.shape)}, but should have {list(expected)} ({sizes})")
     if got.dtype != case.dtype:
-        hint = "; laws are judged in float64: a part of it computes in less" if case.dtype is torch.float64 else ""
-        raise ContractError(f"{tensor} is {_short(got.dtype)}, but should be {_short(case.dtype)}{hint}")
+        asked = f"\n  {IN_FLOAT64}" if case.dtype == torch.float64 else ""
+        raise ContractError(f"{tensor} is {_short(got.dtype)}, but should be {_short(case.dtype)}{asked}")
     if got.device.type != case.device or got.layout is not torch.strided:
         raise ContractError(f"{tensor} is on {got.device.type} as {got.layout}, but should be a strided tensor on {case.device}")
 

@@ -201,7 +201,7 @@ def _check_implementations(chosen: Selection) -> None:
         for pattern in set(patterns.split(",")) - set(inside):
             if "spec" not in catalogue.implementation("", pattern).facts:
                 raise WrongRequest(
-                    f"which spec does {pattern} claim to compute? Say spec=NAME.\n  known: {', '.join(catalogue.specs())}"
+                    f"which spec does {pattern} claim to compute? Say spec=NAME.\n  All of them: harness list specs"
                 )
 
 
@@ -221,7 +221,8 @@ def _check_patterns(kind: str, patterns: str, known: Iterable[str]) -> None:
     known = list(known)
     for pattern in filter(None, patterns.split(",")):
         if pattern != "*" and not fnmatch.filter(known, pattern):
-            raise WrongRequest(f"no {kind} named {pattern!r}.{catalogue.suggestion(pattern, known)}")
+            listing = f"harness list {kind}s" if kind in ("spec", "implementation") else "harness show SPEC"
+            raise WrongRequest(f"no {kind} named {pattern!r}.{catalogue.suggestion(pattern, known, listing)}")
 
 
 def typed_as(key: str, value: Any, default: Any) -> Any:

@@ -90,6 +90,13 @@ def summary(records: Sequence[Record]) -> str:
     )
 
 
+def legend(records: Sequence[Record]) -> str:
+    """What the grades mean, where one of them is B."""
+    if not any(record.values.get("grade") == "B" for record in records):
+        return ""
+    return "grade A: within the rounding budget; B: beyond it, but within that of code whose intermediates have the tested dtype"
+
+
 def failures(records: Sequence[Record], again: str = "harness again {key}") -> str:
     """One message for each implementation that fails, about its first failing cell, and where else it fails."""
     failing: dict[str, list[Record]] = {}

@@ -47,7 +47,9 @@ def resolved(name: str, subjects: Iterable[str]) -> list[str]:
         return found
     files = dict.fromkeys(subject.partition(":")[0] for subject in known)
     alike = files if "/" in name else dict.fromkeys(file.partition("/")[2] for file in files)
-    raise catalogue.NotFound(f"no implementation named {name!r}.{catalogue.suggestion(name, alike)}")
+    raise catalogue.NotFound(
+        f"no implementation named {name!r}.{catalogue.suggestion(name, alike, 'harness list implementations')}"
+    )
 
 
 def registered() -> list[str]:

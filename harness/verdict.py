@@ -1,5 +1,6 @@
 """The verdict on what an implementation returned, and the words for it. A verdict is a value, never an exception."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,9 @@ from harness.cell import OK, WRONG, Answer
 ELEMENT = 4.0
 GRADES = ("A", "B")
 FEW = 6
+# Half the digits of float64, and what a part of a model that computes in float32 leaves between the sides of a law.
+ROOT, LITTLE = 2.0**-26.5, 1e-5
+IN_FLOAT64 = "laws are judged in float64: a part of it computes in less"
 # Axes along which there is a first wrong element: queries or time steps, and keys.
 TIME = ("n", "m")
 
@@ -103,15 +107,25 @@ def _difference(
     wrong = off > ELEMENT
     what = f"{name}: the sides of the law differ by {got[at]:.6g} at {index}" if sides else ""
     lines = [
-        f"  {what or f'{name}[{index}] is {got[at]:.6g}, but should be {truth[at]:.6g}'}",
+        f"  {what or f'{name}[{index}] {_unlike(float(got[at]), float(truth[at]))}'}",
         f"  score {score:.2g}, allowed 1 ({allowance})",
         f"  {_share(wrong)}{_confined(wrong, axes)}{_first(wrong, axes, always=sides)}"
         if wrong.any()
         else "  no element stands out: all are a little off, in the same way",
     ]
+    if sides and allowance.endswith("float64") and off[at] * ROOT < LITTLE:
+        lines.append(f"  {IN_FLOAT64}")
     if not got.isfinite().all() and truth.isfinite().all():
         lines.append(f"  {int((~got.isfinite()).sum())} of {got.numel()} elements are NaN or infinite")
     return "\n".join(lines)
+
+
+def _unlike(got: float, truth: float) -> str:
+    """Two numbers, with as many digits as tell them apart."""
+    if math.isnan(truth):
+        return f"is {got:.6g}, where the definition itself gives no number"
+    digits = next((digits for digits in range(6, 17) if f"{got:.{digits}g}" != f"{truth:.{digits}g}"), 17)
+    return f"is {got:.{digits}g}, but should be {truth:.{digits}g}"
 
 
 def _share(wrong: Tensor) -> str:

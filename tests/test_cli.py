@@ -1,6 +1,7 @@
 """The command line as a person meets it: answers, messages (pinned), exit status."""
 
 import json
+import re
 import subprocess
 import sys
 import textwrap
@@ -104,6 +105,18 @@ def test_a_new_implementation_runs_at_once(tmp_path: Path):
     assert again.returncode == 2, "an existing file is never overwritten"
 
 
+@pytest.mark.parametrize("spec", ["attention", "transformer_streaming", "language_model"])
+def test_a_new_implementation_is_plain_torch_and_right(spec: str, tmp_path: Path):
+    """Nothing of what this project plans to measure of its own is in it; asked in one case: all of them take minutes."""
+    harness("new", "implementation", "mine", f"spec={spec}", cwd=tmp_path)
+    text = (tmp_path / "mine.py").read_text()
+    for word in ("import triton", "requires =", "variants =", "weights_of =", "compiles ="):
+        assert word not in text
+    judged = harness("check", "mine.py", "case=plain", "dtype=float32", cwd=tmp_path)
+    assert judged.returncode == 0, judged.stdout + judged.stderr
+    assert " ok\n" in judged.stdout, "nothing is unsupported"
+
+
 def test_a_wrong_file_is_told_where_and_how_to_repeat_it(tmp_path: Path):
     (tmp_path / "mine.py").write_text(WRONG)
     said = harness("check", "mine.py", "case=longer_past", "dtype=float32", "family=normal", cwd=tmp_path)
@@ -171,6 +184,38 @@ def test_show_tells_of_every_kind(name: str, tmp_path: Path):
     said = harness("show", name, cwd=tmp_path)
     assert said.returncode == 0, said.stderr
     assert said.stdout.startswith(f"{name}  (")
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("transformer_streaming", ["GELU is exact (erf)", "LayerNorm has eps 1e-5", "otherwise\n  t=16, sinks=4\n"]),
+        ("retnet", ["GELU is exact (erf)"]),
+        ("rms_norm", ["otherwise\n  eps=1e-06\n"]),
+        (
+            "attention",
+            ["\n  visibility=full (or causal, prefix, sliding_window, lambda), window=0, prefix=0, sinks=0, block=16\n"],
+        ),
+    ],
+)
+def test_show_tells_of_the_skeleton_and_of_the_defaults(name: str, parts: list[str], tmp_path: Path):
+    said = harness("show", name, cwd=tmp_path).stdout
+    for part in parts:
+        assert part in said
+
+
+def test_show_tells_of_no_skeleton_where_there_is_none(tmp_path: Path):
+    """Its blocks are its own: it takes the norms of `_decoder` alone."""
+    assert "GELU is exact" not in harness("show", "rwkv4", cwd=tmp_path).stdout
+
+
+def test_of_many_names_a_few_are_told(tmp_path: Path):
+    said = harness("run", "suite=correctness", "spec=atention", cwd=tmp_path).stderr
+    assert said.startswith("harness: no spec named 'atention'. Did you mean 'attention'?\n  near: attention, retention, ")
+    assert re.search(r"; all \d+: harness list specs\n$", said)
+    said = harness("show", "_decoder", cwd=tmp_path).stderr
+    assert len(said) < 300
+    assert said.endswith(": harness list\n")
 
 
 def test_a_file_that_is_no_python_is_a_wrong_request(tmp_path: Path):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from harness import catalogue, implementation, judge
+from harness import catalogue, judge
 from harness.contract import ContractError
 from harness.implementation import Implementation
 from harness.nn.decoder import Decoder
@@ -135,9 +135,11 @@ def test_what_is_no_module_is_refused():
         judge.values(Implementation(SPEC, lambda case: lambda ids: ids, {}, gradients=False), SPEC.case("plain"), "normal")
 
 
-def test_who_computes_in_less_than_a_law_is_told_that_laws_are_in_float64():
-    case = catalogue.load_spec("rms_norm").case("plain", torch.float64)
-    (out,) = catalogue.load_spec("rms_norm").contract.outputs
-    got = torch.zeros(out.shape(case.values))
-    with pytest.raises(ContractError, match=r"is float32, but should be float64; laws are judged in float64: a part of it comp"):
-        implementation._check_output(out, got, case)
+def test_who_answers_in_float32_is_told_that_laws_are_judged_in_float64():
+    class Answers(nn.Module):
+        def forward(self, ids):
+            return torch.zeros(*ids.shape, SPEC.sizes["v"])
+
+    contestant = Implementation(SPEC, lambda case: Answers(), {}, gradients=False)
+    with pytest.raises(ContractError, match=r"is float32, but should be float64\n  laws are judged in float64"):
+        judge.law(contestant, SPEC.case("plain"), "a_batch_is_its_rows")

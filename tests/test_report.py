@@ -1,5 +1,6 @@
 """Tables name what was judged: digests and versions beside every row, where a table is published."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pandas as pd
@@ -52,3 +53,9 @@ def test_tables_in_latex_have_their_titles_as_captions():
     told = report.render(frames, "latex")
     assert told.startswith("\\begin{table}\n\\caption{At 50 \\% of n\\_max}\n\\begin{tabular}")
     assert told.count("\\end{tabular}\n\\end{table}") == told.count("\\caption{") == 2
+
+
+def test_what_the_grades_mean_is_said_where_one_is_b():
+    graded = [replace(record("one", "a"), values={"grade": grade}) for grade in "AB"]
+    assert report.legend(graded[:1]) == ""
+    assert report.legend(graded).startswith("grade A: within the rounding budget; B: beyond it, but within ")

@@ -97,6 +97,17 @@ def silent(x: Bunch, case: Case, rng: torch.Generator):
 
 
 @absmax_int8.family
+def faint(x: Bunch, case: Case, rng: torch.Generator):
+    """Rows so faint that a least scale, or what is added to a scale, shows."""
+    return _cleared(case, x.x * faintness(case, case.n), x.w * faintness(case, case.e))
+
+
+def faintness(case: Case, rows: int) -> Tensor:
+    """Factors [rows 1] from 1e-6 to 1e-15; float16 has no such numbers: there, those that leave a code of 1 a normal number."""
+    return (2.0 ** -(20 + 15 * (torch.arange(rows) % 3)))[:, None].double().clamp(min=128 * torch.finfo(case.dtype).tiny)
+
+
+@absmax_int8.family
 def negative(x: Bunch, case: Case, rng: torch.Generator):
     """The largest magnitude of a row is negative, and no positive number comes near it."""
     return _cleared(case, -x.x.abs(), torch.where(torch.arange(case.d) == 0, -2 * x.w.abs().amax(-1, keepdim=True), x.w))
@@ -169,6 +180,7 @@ _by("codes are rounded down", lambda x: _scaled(x, _top(x), torch.floor))
 _by("halves are rounded up", lambda x: _scaled(x, _top(x), lambda u: torch.floor(u + 0.5)))
 _by("halves are rounded away from zero", lambda x: _scaled(x, _top(x), lambda u: u.sign() * torch.floor(u.abs() + 0.5)))
 _by("a row of zeros is divided by zero", lambda x: (torch.round(x / (_top(x) / 127)), _top(x) / 127))
+_by("a largest magnitude counts as 1e-5 at least", lambda x: _scaled(x, _top(x).clamp(min=1e-5)))
 _by("the last features beyond a multiple of 16 do not count for the scale", lambda x: _scaled(x, _top(_whole(x))))
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from harness.spec import Bunch, Case, spec
-from harness.specs.absmax_int8 import clear_of_ties, halves, quantize
+from harness.specs.absmax_int8 import clear_of_ties, faintness, halves, quantize
 
 
 @spec(
@@ -104,6 +104,13 @@ def silent(x: Bunch, case: Case, rng: torch.Generator):
     token, last = torch.arange(case.n)[:, None], torch.arange(case.d) == case.d - 1
     heard = torch.where(token % 3 == 0, 0.0, torch.where(token % 3 == 1, 1.0, 20.0 * last))
     return _cleared(case, x.x * heard, x.w * (torch.arange(case.e) % 2 == 0)[:, None])
+
+
+@llm_int8.family
+def faint(x: Bunch, case: Case, rng: torch.Generator):
+    """Weights and most tokens so faint that a least scale shows; every third token is as loud as ever."""
+    heard = torch.where(torch.arange(case.n)[:, None] % 3 == 2, 1.0, faintness(case, case.n))
+    return _cleared(case, x.x * heard, x.w * faintness(case, 1))
 
 
 @llm_int8.family
@@ -248,4 +255,23 @@ def _(x, w, *, threshold):
     quiet = torch.where(outlier, 0.0, x)
     (_, x_scale), (w_code, w_scale) = quantize(quiet), quantize(w)
     x_code = torch.trunc(quiet / x_scale)
+    return torch.where(outlier, x, 0.0) @ w.mT + x_scale * (x_code @ w_code.mT) * w_scale.mT, x_code
+
+
+def _clamped(x: Tensor) -> tuple[Tensor, Tensor]:
+    scale = x.abs().amax(-1, keepdim=True).clamp(min=1e-5) / 127
+    return torch.round(x / scale), scale
+
+
+@llm_int8.mistake("the largest magnitude of a token counts as 1e-5 at least")
+def _(x, w, *, threshold):
+    outlier = (x.abs() >= threshold).any(0)
+    (x_code, x_scale), (w_code, w_scale) = _clamped(torch.where(outlier, 0.0, x)), quantize(w)
+    return torch.where(outlier, x, 0.0) @ w.mT + x_scale * (x_code @ w_code.mT) * w_scale.mT, x_code
+
+
+@llm_int8.mistake("the largest magnitude of a row of weights counts as 1e-5 at least")
+def _(x, w, *, threshold):
+    outlier = (x.abs() >= threshold).any(0)
+    (x_code, x_scale), (w_code, w_scale) = quantize(torch.where(outlier, 0.0, x)), _clamped(w)
     return torch.where(outlier, x, 0.0) @ w.mT + x_scale * (x_code @ w_code.mT) * w_scale.mT, x_code

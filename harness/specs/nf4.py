@@ -192,6 +192,13 @@ def silent(x: Bunch, case: Case, rng: torch.Generator):
 
 
 @nf4.family
+def faint(x: Bunch, case: Case, rng: torch.Generator):
+    """Blocks so faint that a least magnitude, or what is added to one, shows; x is loud, so that float16 holds the products."""
+    block = torch.arange(case.e * case.d).reshape(case.e, case.d) // case.block
+    return {"x": 2.0**8 * x.x, "w": clear_of_halfway(torch.where(block % 2 == 0, 2.0**-20, 2.0**-40) * x.w, case)}
+
+
+@nf4.family
 def negative(x: Bunch, case: Case, rng: torch.Generator):
     """The largest magnitudes are negative, and no positive weight comes near them."""
     return {"w": clear_of_halfway(torch.where(x.w > 0, x.w / 8, x.w), case)}
@@ -278,6 +285,7 @@ _by("magnitudes are those of the largest number", magnitude=lambda blocks: block
 _by("codes are of the next value below", nearest=lambda u, values: (u[..., None] >= values[1:] - 1e-7).sum(-1))
 _by("codes are of the next value above", nearest=lambda u, values: (u[..., None] > values[:-1] + 1e-7).sum(-1))
 _by("a block of zeros is divided by zero", divisor=lambda magnitude: magnitude, nearest=lambda u, v: nearest(u, v) * u.isfinite())
+_by("magnitudes are 1e-5 at least", magnitude=lambda blocks: blocks.abs().amax(-1).clamp(min=1e-5))
 _by("blocks begin again with each row", cut=lambda w, block: _of_rows(w, block), joined=lambda blocks, w: _to_rows(blocks, w))
 _by("blocks run down columns", cut=lambda w, block: cut(w.mT, block), joined=lambda blocks, w: joined(blocks, w.mT).mT)
 _by("the block is built in", cut=lambda w, block: cut(w, min(64, w.numel())))

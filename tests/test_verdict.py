@@ -1,0 +1,30 @@
+"""The words of a verdict tell two numbers apart, and say where there is none."""
+
+import pytest
+import torch
+
+from harness import verdict
+
+
+def note(got: float, truth: float) -> str:
+    one, other, budget = (torch.tensor([[value]], dtype=torch.float64) for value in (got, truth, 1e-12))
+    return verdict.judge(
+        lambda low_precision: ({"out": other}, {"out": budget}), {"": {"out": one}}, {"out": ("b", "n")}, "x"
+    ).note
+
+
+def test_numbers_that_look_alike_get_more_digits():
+    assert note(1.5, 2.0).startswith("  out[b=0 n=0] is 1.5, but should be 2\n")
+    assert note(-16.00000001, -16.0).startswith("  out[b=0 n=0] is -16.00000001, but should be -16\n")
+
+
+def test_where_the_definition_gives_no_number_it_is_said():
+    assert note(float("nan"), float("nan")).startswith("  out[b=0 n=0] is nan, where the definition itself gives no number\n")
+
+
+@pytest.mark.parametrize(("apart", "said"), [(1e-7, True), (1e-3, False)])
+def test_a_law_in_float64_that_is_broken_by_little_is_a_part_in_less(apart: float, said: bool):
+    sides, budget = torch.full((1, 3), apart).double(), torch.full((1, 3), 2.0**-26.5).double()
+    truths = {"logits": torch.zeros(1, 3).double()}, {"logits": budget}
+    told = verdict.judge(lambda low: truths, {"": {"logits": sides}}, {}, "half the digits of float64", sides=True).note
+    assert (verdict.IN_FLOAT64 in told) is said
