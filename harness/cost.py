@@ -4,8 +4,9 @@
     training    forward and backward, of all inputs and parameters that have a gradient
     step        one step of decoding after that length: of a function by its case, of a model by its step form
 
-What was timed is kept for the judge: the outputs of one sample, drawn with dice of the judge's, as they stood when the clock
-stopped. Nothing is remembered by where inputs lie: those of all samples lie in the same memory.
+What was timed is kept for the judge: the outputs of a sample, drawn with dice of the judge's, and of the one before it (so that
+what is wrong every other time is wrong), as they stood when the clock stopped. Nothing is remembered by where inputs lie: those
+of all samples lie in the same memory.
 """
 
 import copy
@@ -95,24 +96,36 @@ def asked(contestant: "Implementation", question: Question) -> tuple[dict[str, A
 
 
 def timed(contestant: "Implementation", question: Question, dice: int) -> tuple[dict[str, Any], Bunch]:
-    """Seconds of each sample; and the answer of one of them, each being as likely as any other, with its number."""
+    """Seconds of each sample; the answers of two that follow each other, each pair being as likely as any other, to be read by
+    `of_sample`, and the number of the second. `lost_s`, a median, passes around a call and is none of its seconds."""
     began, rolled = clock.now(), random.Random(dice)
     device = question.case.device
     make = calls(contestant, question)
-    fastest = clock.warm(lambda: make(0), device)
-    least = LEAST if fastest < FEWEST_S else LEAST_SLOW
-    samples: list[float] = []
+    warmups = clock.warm(lambda: make(0), device)
+    least = LEAST if min(warmups) < FEWEST_S else LEAST_SLOW
+    samples, lost = list[float](), list[float]()
+    answer_before, answered = Bunch(), Bunch()
     while len(samples) < least or (sum(samples) < ENOUGH_S and len(samples) < MOST):
         call = make(1 + len(samples))
-        took, answer = clock.seconds_and_result(call, device)
+        before = clock.now()
+        took, given = clock.seconds_and_result(call, device)
+        lost.append(clock.now() - before - took)
         samples.append(took)
-        if rolled.randrange(len(samples)) == 0:
-            answered, checked = kept(contestant, question, answer), len(samples)
-            call.check_inputs()
-        del answer, call
+        answer = kept(contestant, question, given)
+        call.check_inputs()
+        if len(samples) > 1 and rolled.randrange(len(samples) - 1) == 0:
+            checked, pair = len(samples), (answer_before, answer)
+            answered = Bunch({f"{checked - 1 + i}|{name}": t for i, of in enumerate(pair) for name, t in of.items()})
+        answer_before = answer
+        del given, call
     per = _calls_in_one(contestant, question)
     values = {"seconds": [float(f"{s / per:.5g}") for s in samples], "checked": checked, "whole_s": clock.now() - began}
-    return values, answered
+    return values | {"lost_s": clock.middle(lost) / per, "steady": clock.steady(warmups)}, answered
+
+
+def of_sample(i: int, answered: Mapping[str, Tensor]) -> Bunch:
+    """The answer of sample i, among those of several."""
+    return Bunch({name.removeprefix(f"{i}|"): tensor for name, tensor in answered.items() if name.startswith(f"{i}|")})
 
 
 def weighed(contestant: "Implementation", question: Question) -> tuple[dict[str, Any], Bunch]:

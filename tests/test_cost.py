@@ -1,5 +1,6 @@
 """Calls that are timed or weighed: fresh inputs in the same memory, any sample may be judged, only the call is timed."""
 
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -133,9 +134,11 @@ def test_any_sample_may_be_the_one_that_is_judged(planted: list[float]):
         planted[:] = [0.05] * 30
         values, got = cost.timed(contestant(norm), question(n=2), dice)
         seen[values["checked"]] += 1
-        x = cost.inputs(catalogue.load_spec("layer_norm"), question(n=2), values["checked"])
-        assert torch.equal(got.out, norm(x.x, x.weight, x.bias)), "the answer is that to the sample of this number"
-    assert set(seen) == set(range(1, len(values["seconds"]) + 1))
+        for i in (values["checked"] - 1, values["checked"]):
+            x = cost.inputs(catalogue.load_spec("layer_norm"), question(n=2), i)
+            assert torch.equal(cost.of_sample(i, got).out, norm(x.x, x.weight, x.bias)), "the answer to the sample of this number"
+        assert len(got) == 2
+    assert set(seen) == set(range(2, len(values["seconds"]) + 1))
     assert max(seen.values()) < 30
 
 
@@ -148,7 +151,26 @@ def test_what_is_kept_is_what_stood_there_when_the_clock_stopped(planted: list[f
     asked = question(b=1, d=512)
     values, got = cost.timed(contestant(run), asked, 0)
     x = cost.inputs(catalogue.load_spec("layer_norm"), asked, values["checked"])
-    assert torch.equal(got.out, norm(x.x, x.weight, x.bias)), "a later call wrote into it"
+    assert torch.equal(cost.of_sample(values["checked"], got).out, norm(x.x, x.weight, x.bias)), "a later call wrote into it"
+
+
+def test_who_never_becomes_steady_is_told(planted: list[float]):
+    planted += [0.8**i for i in range(clock.MOST_WARMUPS)]
+    assert cost.timed(contestant(norm), question(), 0)[0]["steady"] is False
+    assert cost.timed(contestant(norm), question(), 0)[0]["steady"] is True
+
+
+def test_what_passes_around_a_call_uncounted_is_told(monkeypatch: pytest.MonkeyPatch):
+    genuine = clock.seconds_and_result
+    assert abs(cost.timed(contestant(norm), question(), 0)[0]["lost_s"]) < 1e-4
+
+    def fewer(call, device="cpu"):
+        took, answer = genuine(call, device)
+        return took / 20, answer
+
+    monkeypatch.setattr(clock, "seconds_and_result", fewer)
+    slow = contestant(lambda *x: time.sleep(0.002) or norm(*x))
+    assert cost.timed(slow, question(), 0)[0]["lost_s"] > 0.0015
 
 
 def test_the_first_call_is_that_of_who_was_not_called_before(planted: list[float]):
