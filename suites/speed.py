@@ -8,8 +8,9 @@ all implementations are interleaved, each in a fresh process, `rounds` times ove
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -181,10 +182,29 @@ def _clock_complaint(values: dict[str, Any], took: float, device: str) -> str:
 def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
     """For each operator, and for language models together, a row an implementation and question; then the papers' claims."""
     every = curves.of(records)
-    return curves.tables(every, "milliseconds by length; medians", _row) | claims.table(claimed(CLAIMS, every, "seconds"))
+    row = partial(_row, limits=_limits(every))
+    return curves.tables(every, "milliseconds by length; medians", row) | claims.table(claimed(CLAIMS, every, "seconds"))
 
 
-def _row(curve: Curve, group: Sequence[Curve]) -> dict[str, Any]:
+def _limits(every: Sequence[Curve]) -> dict[tuple[Any, ...], ceilings.Ceilings]:
+    """By machine, device and threads, the highest of the ceilings that records carry and of the rates that judged cells reached:
+    what one reached the machine can do, so nothing has a share of over 100 %."""
+    found: dict[tuple[Any, ...], ceilings.Ceilings] = {}
+    for curve in every:
+        for n, samples in curve.samples("seconds").items():
+            for values, where in ((r.values, _where(r)) for r in curve.good[n]):
+                known, middle = ceilings.Ceilings(**values["ceilings"]), clock.middle(samples)
+                copied = values["bytes"] / middle
+                own = ceilings.Ceilings(known.threads, copied, copied, {curve.dtype: values["flops"] / middle})
+                found[where] = ceilings.highest(found.get(where, known), ceilings.highest(known, own))
+    return found
+
+
+def _where(r: Record) -> tuple[Any, ...]:
+    return (r.machine, r.cell.device, r.cell.settings["threads"])
+
+
+def _row(curve: Curve, group: Sequence[Curve], limits: Mapping[tuple[Any, ...], ceilings.Ceilings]) -> dict[str, Any]:
     samples = {n: of for n, of in curve.samples("seconds").items() if of}
     row = curves.begun(curve, group, {n: float(f"{1000 * clock.middle(of):.4g}") for n, of in samples.items()})
     if not samples:
@@ -195,12 +215,13 @@ def _row(curve: Curve, group: Sequence[Curve]) -> dict[str, Any]:
     notes = [curve.note, f"never became steady (at {', '.join(restless)})" if restless else ""]
     between = clock.interval(samples[last])
     best = curves.standing(curve, "seconds", group, last)
+    roofline_s = limits[_where(record)].roofline_s(record.values["flops"], record.values["bytes"], curve.dtype)
     return row | {
         "95 % of the last": f"{1000 * between[0]:.4g} to {1000 * between[1]:.4g}" if between else None,
         "x best": None if best is None else round(best, 2),
         "GFLOP/s": float(f"{record.values['flops'] / middle / 1e9:.3g}") if record.values["flops"] else None,
         "GB/s": float(f"{record.values['bytes'] / middle / 1e9:.3g}"),
-        "of roofline": f"{record.values['roofline_s'] / middle:.1%}",
+        "of roofline": f"{roofline_s / middle:.1%}",
         **{name: float(f"{1000 * clock.middle([r.values[key] for r in curve.good[last]]):.3g}") for name, key in ONCE.items()},
         **curves.growth_of(curve, "seconds", "time"),
         "note": "; ".join(filter(None, notes)) or None,
@@ -229,7 +250,7 @@ def _roofline(found: Sequence[Curve]) -> Any:
     if not found:
         return None
     drawn, axis = pyplot.subplots(figsize=(9, 6), layout="constrained")
-    limit = ceilings.Ceilings(**next(iter(next(iter(found[0].good.values())))).values["ceilings"])
+    limit = _limits(found)[_where(next(iter(next(iter(found[0].good.values())))))]
     spots = []
     for name, group in curves.grouped(found).items():
         last = [(curve.good[n := max(curve.good)][0].values, clock.middle(curve.samples("seconds")[n])) for curve in group]

@@ -185,11 +185,25 @@ def test_threads_are_those_of_the_question_and_stay_so():
     before = torch.get_num_threads()
     cost.costed(contestant(lambda *x: seen.append(torch.get_num_threads()) or norm(*x)), "asked", asked)
     assert set(seen) == {1}
-    with pytest.raises(ContractError, match="sets torch to 2 threads where it was given 1"):
+    with pytest.raises(ContractError, match="leaves torch with a number of threads of 2 where it was given 1"):
         cost.costed(contestant(lambda *x: torch.set_num_threads(2) or norm(*x)), "asked", asked)
     assert torch.get_num_threads() == before
     with pytest.raises(ValueError, match="nothing is 'guessed' here"):
         cost.costed(contestant(norm), "guessed", asked)
+
+
+@pytest.mark.parametrize("kind", ["asked", "timed", "weighed"])
+def test_who_changes_a_setting_of_torch_is_named_and_it_is_put_back(kind: str):
+    changes = {
+        "a default dtype of torch.float64": lambda: torch.set_default_dtype(torch.float64),
+        "a default device of meta": lambda: torch.set_default_device("meta"),
+        "gradients enabled: False": lambda: torch._C._set_grad_enabled(False),
+        "deterministic algorithms: True": lambda: torch._C._set_deterministic_algorithms(True),
+    }
+    for said, change in changes.items():
+        with pytest.raises(ContractError, match=f"it leaves torch with {said} where it was given"):
+            cost.costed(contestant(lambda *x, change=change: (norm(*x), change())[0]), kind, question(form="training"))
+        cost.costed(contestant(norm), kind, question(form="training"))
 
 
 @pytest.mark.parametrize("kind", ["asked", "timed", "weighed"])

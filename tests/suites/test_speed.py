@@ -1,6 +1,6 @@
 """suite=speed: nothing wrong is timed, no clock and no time is believed that cannot be, and no failure leaves the table."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -285,11 +285,30 @@ def test_the_ratio_to_the_best_is_of_the_same_question():
 
 
 def test_rates_are_those_of_the_median_at_the_longest_length():
-    (frame,) = suite.table([record("retention/recurrent", 64, [0.064] * 7)]).values()
+    (frame,) = suite.table([held_against(6.25e10, record("retention/recurrent", 64, [0.064] * 7))]).values()
     row = frame.iloc[0]
     assert (row["GFLOP/s"], row["GB/s"], row["of roofline"]) == (1.0, 0.1, "1.6%")
     (frame,) = suite.table([record("language_model/mine.py", 64, [0.064] * 7, flops=0)]).values()
     assert frame.iloc[0]["GFLOP/s"] is None
+
+
+def held_against(rate: float, r: Record) -> Record:
+    r.values["ceilings"] = asdict(Ceilings(1, 1e12, 1e12, {"float32": rate}))
+    return r
+
+
+def test_a_rate_that_a_judged_cell_reached_is_one_that_the_machine_can_do():
+    slow, fast = (
+        held_against(5e8, record(f"retention/{name}", 64, [s] * 7)) for name, s in (("recurrent", 0.128), ("parallel", 0.064))
+    )
+    (frame,) = suite.table([slow, fast]).values()
+    assert dict(zip(frame["implementation"], frame["of roofline"], strict=True)) == {
+        "retention/parallel": "100.0%",
+        "retention/recurrent": "50.0%",
+    }
+    elsewhere = replace(fast, machine="another", cell=replace(fast.cell, implementation="chunkwise"))
+    rows = suite.table([slow, elsewhere])
+    assert set(next(iter(rows.values()))["of roofline"]) == {"100.0%"}, "of another machine it says nothing"
 
 
 def test_claims_of_the_papers_stand_in_a_table_of_their_own():
