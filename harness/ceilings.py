@@ -95,8 +95,8 @@ def _copies(size: int, device: str) -> float:
 
 
 def _products(dtype: torch.dtype, device: str) -> float:
-    """Operations a second of products of square matrices, by what multiplies them fastest; larger ones are not tried where the last was
-    slow."""
+    """Operations a second of products of square matrices, by what multiplies them fastest; larger ones are not tried where the
+    last was slow."""
     best = 0.0
     ways: list[Callable[..., Any]] = [torch._int_mm if dtype is torch.int8 else torch.matmul]
     if device == "cpu" and dtype is torch.float32 and torch.backends.mkldnn.is_available():

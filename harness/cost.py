@@ -31,6 +31,7 @@ LEAST, MOST = 5, 40  # samples
 ENOUGH_S = 0.25  # of samples, once there are LEAST
 FEWEST_S = 2.0  # of one sample: slower ones are asked LEAST_SLOW times
 LEAST_SLOW = 3
+SEEN, SEEN_BYTES = 3, 2**21  # times what is counted, and bytes besides, that honest code is seen to take: see `memory.resident`
 FEW = 4096  # bytes that come from elsewhere, such as an index of numpy's, and are not held against anybody
 
 
@@ -136,6 +137,8 @@ def weighed(contestant: "Implementation", question: Question) -> tuple[dict[str,
     answered = kept(contestant, question, answers[0])
     call.check_inputs()
     held = _held(call, answers.pop(), make(2), peak)
+    if case.device == "cpu":
+        _check_seen(max(memory.in_python(make(3)), memory.resident(make(4))), peak)
     values: dict[str, Any] = {"peak_bytes": peak + held, "held_bytes": held, "checked": 1}
     if question.form == "step":
         values["state_bytes"] = _carried(contestant, question)
@@ -154,10 +157,20 @@ def _held(call: Call, answer: Any, again: Call, peak: int) -> int:
     made = [tensor for tensor in memory.tensors(answer) if tensor.untyped_storage().data_ptr() not in seen.kept]
     own = memory.kept_alive(made, call.known)
     if (missed := max(own - peak, seen.foreign - FEW)) > 0:
-        raise Unsupported(
-            f"its memory cannot be counted: it is taken past torch's allocator or in another thread ({missed:,} bytes at least)"
-        )
+        raise _uncounted(missed)
     return sum(seen.kept.values())
+
+
+def _check_seen(seen: int, peak: int) -> None:
+    """Unsupported where a call is seen to take far more than is counted, by Python's allocators or by pages of the process."""
+    if seen > SEEN * peak + SEEN_BYTES:
+        raise _uncounted(seen - peak)
+
+
+def _uncounted(missed: int) -> Unsupported:
+    return Unsupported(
+        f"its memory cannot be counted: it is taken past torch's allocator or in another thread ({missed:,} bytes at least)"
+    )
 
 
 def bits_per_weight(model: torch.nn.Module) -> float | None:

@@ -5,6 +5,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -245,6 +246,16 @@ def test_memory_that_torch_does_not_see_is_not_told_as_none():
     for run in (by_numpy, elsewhere, lambda *x: by_numpy(*x).double().float(), lambda *x: elsewhere(*x) + 0):
         with pytest.raises(Unsupported, match="cannot be counted: it is taken past torch's allocator or in another thread"):
             cost.weighed(contestant(run), question(b=1, d=512))
+
+
+def test_memory_of_a_library_within_a_call_is_not_told_as_none():
+    """The answer is a tensor of torch's; 16 MiB are taken by numpy meanwhile."""
+
+    def by_numpy(x, weight, bias):
+        return norm(x, weight, bias) + 0 * float(np.ones(2 * KIB * KIB).sum())
+
+    with pytest.raises(Unsupported, match="cannot be counted: it is taken past torch's allocator or in another thread"):
+        cost.weighed(contestant(by_numpy), question(b=1, d=512))
 
 
 @pytest.mark.parametrize("form", ["forward", "training"])
