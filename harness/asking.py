@@ -5,7 +5,7 @@ Nothing is judged here but the manners: it may not write into its inputs, return
 
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,15 @@ INSTRUMENTS = [(time, name) for name in ("time", "perf_counter", "perf_counter_n
     (torch, name) for name in ("equal", "allclose", "isclose", "empty", "empty_like", "use_deterministic_algorithms")
 ]
 INSTRUMENTS += [(clock, name) for name in ("now", "seconds", "seconds_and_result", "warm")] + [(memory, "peak")]
+CPU = torch.device("cpu")
+# What holds for all of torch in a process, by the words for it: how it is read, and set.
+SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
+    "a number of threads of": (torch.get_num_threads, torch.set_num_threads),
+    "a default device of": (torch.get_default_device, lambda device: torch.set_default_device(None if device == CPU else device)),
+    "a default dtype of": (torch.get_default_dtype, torch.set_default_dtype),
+    "gradients enabled:": (torch.is_grad_enabled, torch.set_grad_enabled),
+    "deterministic algorithms:": (torch.are_deterministic_algorithms_enabled, torch._C._set_deterministic_algorithms),
+}
 _GENUINE = [getattr(module, name) for module, name in INSTRUMENTS]
 
 
@@ -111,6 +120,21 @@ def _check_manners(drawn: Bunch, x: Bunch, answer: Bunch) -> None:
         if "." not in name and (of := given.get(tensor.untyped_storage().data_ptr())):
             raise ContractError(f"its answer {name} is a view of its input {of}: who writes into the one changes the other")
     check_instruments()
+
+
+@contextmanager
+def settings_kept() -> Iterator[None]:
+    """ContractError where what is called within changes a setting of torch's; all are put back."""
+    before = {name: get() for name, (get, _) in SETTINGS.items()}
+    try:
+        yield
+    finally:
+        after = {name: get() for name, (get, _) in SETTINGS.items()}
+        if changed := [name for name in before if before[name] != after[name]]:
+            for name in changed:
+                SETTINGS[name][1](before[name])
+            name = changed[0]
+            raise ContractError(f"it leaves torch with {name} {after[name]} where it was given {before[name]}")
 
 
 def check_instruments() -> None:

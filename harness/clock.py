@@ -27,19 +27,20 @@ def seconds(call: Callable[[], Any], device: str = "cpu") -> float:
     return seconds_and_result(call, device)[0]
 
 
-def seconds_and_result(call: Callable[[], Result], device: str = "cpu") -> tuple[float, Result]:
+def seconds_and_result(call: Callable[[], Result], device: str = "cpu", tell: Callable[[], float] = now) -> tuple[float, Result]:
     """Seconds of one call and what it returned. Python's collector of garbage rests meanwhile.
 
     The device has finished before and after, on all its streams. On a GPU its own events tell the time, and its caches are cold.
+    `tell` is bound here, once: who replaces `now` changes no time.
     """
     collecting = gc.isenabled()
     gc.disable()
     try:
         if device != "cpu":
             return _seconds_of_events(call)
-        began = now()
+        began = tell()
         result = call()
-        return now() - began, result
+        return tell() - began, result
     finally:
         if collecting:
             gc.enable()
@@ -60,19 +61,17 @@ def _seconds_of_events(call: Callable[[], Result]) -> tuple[float, Result]:
     return began.elapsed_time(ended) / 1000, result
 
 
-def warm(make: Callable[[], Callable[[], Any]], device: str = "cpu") -> float:
-    """Calls until one is not faster by over STEADY than the fastest before it, MOST_WARMUPS at most; seconds of the fastest.
+def warm(make: Callable[[], Callable[[], Any]], device: str = "cpu") -> list[float]:
+    """Seconds of calls until one is `steady`, MOST_WARMUPS at most. `make()` gives a call with fresh inputs."""
+    took = [seconds(make(), device)]
+    while len(took) < MOST_WARMUPS and not steady(took):
+        took.append(seconds(make(), device))
+    return took
 
-    `make()` gives a call with fresh inputs.
-    """
-    fastest = seconds(make(), device)
-    for _ in range(MOST_WARMUPS - 1):
-        took = seconds(make(), device)
-        steady = took > (1 - STEADY) * fastest
-        fastest = min(fastest, took)
-        if steady:
-            break
-    return fastest
+
+def steady(took: Sequence[float]) -> bool:
+    """Whether the last call is not faster by over STEADY than the fastest before it."""
+    return len(took) > 1 and took[-1] > (1 - STEADY) * min(took[:-1])
 
 
 def interleaved(

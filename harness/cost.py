@@ -4,8 +4,9 @@
     training    forward and backward, of all inputs and parameters that have a gradient
     step        one step of decoding after that length: of a function by its case, of a model by its step form
 
-What was timed is kept for the judge: the outputs of one sample, drawn with dice of the judge's, as they stood when the clock
-stopped. Nothing is remembered by where inputs lie: those of all samples lie in the same memory.
+What was timed is kept for the judge: the outputs of a sample, drawn with dice of the judge's, and of the one before it (so that
+what is wrong every other time is wrong), as they stood when the clock stopped. Nothing is remembered by where inputs lie: those
+of all samples lie in the same memory.
 """
 
 import copy
@@ -30,6 +31,7 @@ LEAST, MOST = 5, 40  # samples
 ENOUGH_S = 0.25  # of samples, once there are LEAST
 FEWEST_S = 2.0  # of one sample: slower ones are asked LEAST_SLOW times
 LEAST_SLOW = 3
+SEEN, SEEN_BYTES = 3, 2**21  # times what is counted, and bytes besides, that honest code is seen to take: see `memory.resident`
 FEW = 4096  # bytes that come from elsewhere, such as an index of numpy's, and are not held against anybody
 
 
@@ -69,8 +71,7 @@ class Call:
 
 def costed(contestant: "Implementation", kind: str, question: Question, dice: int = 0) -> tuple[dict[str, Any], Bunch]:
     """Values, and the answer that goes with them; `kind` is `asked` (the answer to sample 0 alone), `timed` or `weighed`."""
-    with clock.on_threads(question.threads):
-        threads = torch.get_num_threads()
+    with clock.on_threads(question.threads), asking.settings_kept():
         match kind:
             case "asked":
                 told = asked(contestant, question)
@@ -81,8 +82,6 @@ def costed(contestant: "Implementation", kind: str, question: Question, dice: in
             case _:
                 raise ValueError(f"nothing is {kind!r} here")
         asking.check_instruments()
-        if torch.get_num_threads() != threads:
-            raise ContractError(f"it sets torch to {torch.get_num_threads()} threads where it was given {threads}")
     return told
 
 
@@ -95,24 +94,36 @@ def asked(contestant: "Implementation", question: Question) -> tuple[dict[str, A
 
 
 def timed(contestant: "Implementation", question: Question, dice: int) -> tuple[dict[str, Any], Bunch]:
-    """Seconds of each sample; and the answer of one of them, each being as likely as any other, with its number."""
+    """Seconds of each sample; the answers of two that follow each other, each pair being as likely as any other, to be read by
+    `of_sample`, and the number of the second. `lost_s`, a median, passes around a call and is none of its seconds."""
     began, rolled = clock.now(), random.Random(dice)
     device = question.case.device
     make = calls(contestant, question)
-    fastest = clock.warm(lambda: make(0), device)
-    least = LEAST if fastest < FEWEST_S else LEAST_SLOW
-    samples: list[float] = []
+    warmups = clock.warm(lambda: make(0), device)
+    least = LEAST if min(warmups) < FEWEST_S else LEAST_SLOW
+    samples, lost = list[float](), list[float]()
+    answer_before, answered = Bunch(), Bunch()
     while len(samples) < least or (sum(samples) < ENOUGH_S and len(samples) < MOST):
         call = make(1 + len(samples))
-        took, answer = clock.seconds_and_result(call, device)
+        before = clock.now()
+        took, given = clock.seconds_and_result(call, device)
+        lost.append(clock.now() - before - took)
         samples.append(took)
-        if rolled.randrange(len(samples)) == 0:
-            answered, checked = kept(contestant, question, answer), len(samples)
-            call.check_inputs()
-        del answer, call
+        answer = kept(contestant, question, given)
+        call.check_inputs()
+        if len(samples) > 1 and rolled.randrange(len(samples) - 1) == 0:
+            checked, pair = len(samples), (answer_before, answer)
+            answered = Bunch({f"{checked - 1 + i}|{name}": t for i, of in enumerate(pair) for name, t in of.items()})
+        answer_before = answer
+        del given, call
     per = _calls_in_one(contestant, question)
     values = {"seconds": [float(f"{s / per:.5g}") for s in samples], "checked": checked, "whole_s": clock.now() - began}
-    return values, answered
+    return values | {"lost_s": clock.middle(lost) / per, "steady": clock.steady(warmups)}, answered
+
+
+def of_sample(i: int, answered: Mapping[str, Tensor]) -> Bunch:
+    """The answer of sample i, among those of several."""
+    return Bunch({name.removeprefix(f"{i}|"): tensor for name, tensor in answered.items() if name.startswith(f"{i}|")})
 
 
 def weighed(contestant: "Implementation", question: Question) -> tuple[dict[str, Any], Bunch]:
@@ -126,6 +137,8 @@ def weighed(contestant: "Implementation", question: Question) -> tuple[dict[str,
     answered = kept(contestant, question, answers[0])
     call.check_inputs()
     held = _held(call, answers.pop(), make(2), peak)
+    if case.device == "cpu":
+        _check_seen(max(memory.in_python(make(3)), memory.resident(make(4))), peak)
     values: dict[str, Any] = {"peak_bytes": peak + held, "held_bytes": held, "checked": 1}
     if question.form == "step":
         values["state_bytes"] = _carried(contestant, question)
@@ -144,10 +157,20 @@ def _held(call: Call, answer: Any, again: Call, peak: int) -> int:
     made = [tensor for tensor in memory.tensors(answer) if tensor.untyped_storage().data_ptr() not in seen.kept]
     own = memory.kept_alive(made, call.known)
     if (missed := max(own - peak, seen.foreign - FEW)) > 0:
-        raise Unsupported(
-            f"its memory cannot be counted: it is taken past torch's allocator or in another thread ({missed:,} bytes at least)"
-        )
+        raise _uncounted(missed)
     return sum(seen.kept.values())
+
+
+def _check_seen(seen: int, peak: int) -> None:
+    """Unsupported where a call is seen to take far more than is counted, by Python's allocators or by pages of the process."""
+    if seen > SEEN * peak + SEEN_BYTES:
+        raise _uncounted(seen - peak)
+
+
+def _uncounted(missed: int) -> Unsupported:
+    return Unsupported(
+        f"its memory cannot be counted: it is taken past torch's allocator or in another thread ({missed:,} bytes at least)"
+    )
 
 
 def bits_per_weight(model: torch.nn.Module) -> float | None:

@@ -1,15 +1,16 @@
 """How long does it take? Time of forward, training and a step of decoding over length, beside the machine's ceilings.
 
-What is timed is judged first: in its named case with the rounding budget, then at the very sizes that are timed; one of the timed
-answers, chosen by chance, is judged again. The cells of all implementations are interleaved, each in a fresh process, `rounds`
-times over.
+What is timed is judged first: in its named case with the rounding budget, then at the very sizes that are timed. The inputs that
+are timed are drawn by a seed that nobody knows before; two of the timed answers, chosen by chance, are judged again. The cells of
+all implementations are interleaved, each in a fresh process, `rounds` times over.
 """
 
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -17,6 +18,7 @@ import pandas as pd
 from harness import ceilings, claims, clock, curves, judge, work
 from harness.cell import OK, WRONG, Answer, Cell, Record
 from harness.claims import Claim, Side, claimed
+from harness.cost import of_sample
 from harness.curves import Curve
 from harness.implementation import Implementation, check_compiled
 from harness.plan import Selection, WrongRequest
@@ -27,6 +29,10 @@ limits = {"timeout": 300.0, "memory": 16.0, "workers": 1}
 cost = work.cost
 isolated = True  # what is timed stands in a process of its own, and the judge's clock runs beside its own
 SLOWER_CLOCK, LOST_S = 0.05, 0.25  # by how much the clock over there may fall behind the judge's: a share, and seconds
+# What may pass around a call beside its time; medians, which no other process moves. On a GPU caches are emptied meanwhile.
+AROUND, AROUND_S = 0.05, {"cpu": 2e-4, "cuda": 2e-2}
+AGAIN_S = 5.0  # of judging one timed answer: where it takes longer, the other is not judged
+ONCE = {"prepare": "prepare_s", "first call": "first_s"}  # milliseconds of what is done once, by column
 
 FLASH, PLAIN = "attention/torch_sdpa:flash", "attention/plain"
 ROPE, STREAMING = "transformer_rope/torch_sdpa", "transformer_streaming/torch_blocks:four_sinks"
@@ -127,16 +133,22 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
     if before.outcome != OK:
         return replace(before, note=f"not timed: {before.note.strip()}")
     progress(0.5, "timing")
+    chance = random.SystemRandom()
+    question = replace(question, seed=chance.randrange(2**32))
     began = time.perf_counter()
-    values, got = contestant.costed("timed", question, random.SystemRandom().randrange(2**16))
+    values, got = contestant.costed("timed", question, chance.randrange(2**16))
     took = time.perf_counter() - began
     values |= {key: before.values[key] for key in ("first_s", "prepare_s")}
-    if complaint := _clock_complaint(values, took):
+    if complaint := _clock_complaint(values, took, cell.device):
         return Answer(WRONG, {}, complaint)
     progress(0.8, "judging what was timed")
-    again = judge.at_work(contestant, question, values["checked"], got)
-    if again.outcome != OK:
-        return replace(again, note=f"timed it answers otherwise than judged: {again.note.strip()}")
+    for i in (values["checked"], values["checked"] - 1):
+        began = time.perf_counter()
+        again = judge.at_work(contestant, question, i, of_sample(i, got))
+        if again.outcome != OK:
+            return replace(again, note=f"timed it answers otherwise than judged: {again.note.strip()}")
+        if time.perf_counter() - began > AGAIN_S:
+            break
     operations, moved = work.operations(spec, question), work.moved(spec, question)
     floor = ceilings.FLOOR * ceilings.here(cell.device, 0).floor_s(operations, moved)
     if min(values["seconds"]) < floor:
@@ -148,45 +160,71 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
             f"faster than this machine can be: {min(values['seconds']):.3g} s for {operations:.3g} operations and {moved:.3g} "
             f"bytes, which take {floor:.3g} s at the fastest rates seen here",
         )
-    told = {key: values[key] for key in ("seconds", "first_s", "prepare_s")}
+    told = {key: values[key] for key in ("seconds", "first_s", "prepare_s", "steady")} | {"seed": question.seed}
     held = {"flops": operations, "bytes": moved, "roofline_s": limit.roofline_s(operations, moved, cell.dtype)}
     return Answer(OK, {**told, **held, "score": before.values["score"], "ceilings": asdict(limit)})
 
 
-def _clock_complaint(values: dict[str, Any], took: float) -> str:
+def _clock_complaint(values: dict[str, Any], took: float, device: str) -> str:
     """What is wrong with times that the other process tells, by the clock of this one; nothing, as a rule."""
-    seconds = [values["prepare_s"], values["first_s"], values["whole_s"], *values["seconds"]]
-    if not values["seconds"] or not all(isinstance(s, int | float) and 0 < s < math.inf for s in seconds):
+    seconds, lost = [values["prepare_s"], values["first_s"], values["whole_s"], *values["seconds"]], values["lost_s"]
+    numbers = all(isinstance(s, int | float) for s in (*seconds, lost))
+    if not values["seconds"] or not numbers or not all(0 < s < math.inf for s in seconds):
         return "its clock says what is no time"
     if values["whole_s"] < (1 - SLOWER_CLOCK) * took - LOST_S or sum(values["seconds"]) > took:
         return f"its clock is not the judge's: {values['whole_s']:.3g} s over there were {took:.3g} s here"
+    usual = clock.middle(values["seconds"])
+    if not abs(lost) <= AROUND * usual + AROUND_S[device]:
+        return f"its clock is not the judge's: around a call of {usual:.3g} s pass {lost:.3g} s that it does not count"
     return ""
 
 
 def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
     """For each operator, and for language models together, a row an implementation and question; then the papers' claims."""
     every = curves.of(records)
-    return curves.tables(every, "milliseconds by length; medians", _row) | claims.table(claimed(CLAIMS, every, "seconds"))
+    row = partial(_row, limits=_limits(every))
+    return curves.tables(every, "milliseconds by length; medians", row) | claims.table(claimed(CLAIMS, every, "seconds"))
 
 
-def _row(curve: Curve, group: Sequence[Curve]) -> dict[str, Any]:
+def _limits(every: Sequence[Curve]) -> dict[tuple[Any, ...], ceilings.Ceilings]:
+    """By machine, device and threads, the highest of the ceilings that records carry and of the rates that judged cells reached:
+    what one reached the machine can do, so nothing has a share of over 100 %."""
+    found: dict[tuple[Any, ...], ceilings.Ceilings] = {}
+    for curve in every:
+        for n, samples in curve.samples("seconds").items():
+            for values, where in ((r.values, _where(r)) for r in curve.good[n]):
+                known, middle = ceilings.Ceilings(**values["ceilings"]), clock.middle(samples)
+                copied = values["bytes"] / middle
+                own = ceilings.Ceilings(known.threads, copied, copied, {curve.dtype: values["flops"] / middle})
+                found[where] = ceilings.highest(found.get(where, known), ceilings.highest(known, own))
+    return found
+
+
+def _where(r: Record) -> tuple[Any, ...]:
+    return (r.machine, r.cell.device, r.cell.settings["threads"])
+
+
+def _row(curve: Curve, group: Sequence[Curve], limits: Mapping[tuple[Any, ...], ceilings.Ceilings]) -> dict[str, Any]:
     samples = {n: of for n, of in curve.samples("seconds").items() if of}
     row = curves.begun(curve, group, {n: float(f"{1000 * clock.middle(of):.4g}") for n, of in samples.items()})
     if not samples:
         return row | {"note": curve.note}
     last = max(samples)
     middle, record = clock.middle(samples[last]), curve.good[last][0]
+    restless = [f"{n:,}" for n, of in curve.good.items() if not all(r.values.get("steady", True) for r in of)]
+    notes = [curve.note, f"never became steady (at {', '.join(restless)})" if restless else ""]
     between = clock.interval(samples[last])
     best = curves.standing(curve, "seconds", group, last)
+    roofline_s = limits[_where(record)].roofline_s(record.values["flops"], record.values["bytes"], curve.dtype)
     return row | {
         "95 % of the last": f"{1000 * between[0]:.4g} to {1000 * between[1]:.4g}" if between else None,
         "x best": None if best is None else round(best, 2),
         "GFLOP/s": float(f"{record.values['flops'] / middle / 1e9:.3g}") if record.values["flops"] else None,
         "GB/s": float(f"{record.values['bytes'] / middle / 1e9:.3g}"),
-        "of roofline": f"{record.values['roofline_s'] / middle:.1%}",
-        "first call": float(f"{1000 * clock.middle([r.values['first_s'] for r in curve.good[last]]):.3g}"),
+        "of roofline": f"{roofline_s / middle:.1%}",
+        **{name: float(f"{1000 * clock.middle([r.values[key] for r in curve.good[last]]):.3g}") for name, key in ONCE.items()},
         **curves.growth_of(curve, "seconds", "time"),
-        "note": curve.note or None,
+        "note": "; ".join(filter(None, notes)) or None,
     }
 
 
@@ -212,7 +250,7 @@ def _roofline(found: Sequence[Curve]) -> Any:
     if not found:
         return None
     drawn, axis = pyplot.subplots(figsize=(9, 6), layout="constrained")
-    limit = ceilings.Ceilings(**next(iter(next(iter(found[0].good.values())))).values["ceilings"])
+    limit = _limits(found)[_where(next(iter(next(iter(found[0].good.values())))))]
     spots = []
     for name, group in curves.grouped(found).items():
         last = [(curve.good[n := max(curve.good)][0].values, clock.middle(curve.samples("seconds")[n])) for curve in group]

@@ -82,6 +82,23 @@ def test_where_a_product_is_slow_no_larger_one_is_tried(monkeypatch: pytest.Monk
     assert asked.count((torch.float16, 512)) == ceilings.LEAST
 
 
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="needs oneDNN")
+@pytest.mark.parametrize("faster", ["matmul", "oneDNN"])
+def test_the_fastest_way_to_multiply_counts(faster: str, monkeypatch: pytest.MonkeyPatch):
+    def fastest(call, device):
+        return 1e-5 if (call.func is torch.matmul) == (faster == "matmul") else 1e-4
+
+    monkeypatch.setattr(ceilings, "_fastest", fastest)
+    assert ceilings._products(torch.float32, "cpu") == 2 * ceilings.SIDES[-1] ** 3 / 1e-5
+
+
+def test_what_is_measured_otherwise_is_measured_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    before = ceilings.file("cpu", 1)
+    (tmp_path / "ceilings.py").write_text("measures otherwise")
+    monkeypatch.setattr(ceilings, "__file__", str(tmp_path / "ceilings.py"))
+    assert ceilings.file("cpu", 1) != before
+
+
 def test_the_fastest_counts_and_the_fastest_copy_of_any_size(monkeypatch: pytest.MonkeyPatch):
     left = [3.0, 0.1, 0.2]
     monkeypatch.setattr(clock, "seconds", lambda call, device: left.pop(0))

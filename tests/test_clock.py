@@ -64,16 +64,25 @@ def test_each_round_calls_each_once_with_fresh_inputs_in_an_order_of_its_own():
 def test_warm_up_goes_on_until_it_is_steady(monkeypatch: pytest.MonkeyPatch):
     left = [4.0, 2.0, 0.5, 0.49, 0.1]
     monkeypatch.setattr(clock, "seconds", lambda call, device: call())
-    fastest = clock.warm(lambda: lambda: left.pop(0))
+    took = clock.warm(lambda: lambda: left.pop(0))
     assert left == [0.1], "it stops once a call brings little more, and not before"
-    assert fastest == 0.49
+    assert (took, clock.steady(took)) == ([4.0, 2.0, 0.5, 0.49], True)
 
 
 def test_warm_up_ends(monkeypatch: pytest.MonkeyPatch):
     left = [0.8**i for i in range(100)]
     monkeypatch.setattr(clock, "seconds", lambda call, device: call())
-    clock.warm(lambda: lambda: left.pop(0))
+    took = clock.warm(lambda: lambda: left.pop(0))
     assert len(left) == 100 - clock.MOST_WARMUPS
+    assert not clock.steady(took), "each is faster than the one before"
+
+
+def test_who_replaces_the_clock_changes_no_time(monkeypatch: pytest.MonkeyPatch):
+    def call():
+        monkeypatch.setattr(clock, "now", lambda: 1e9)
+
+    assert 0 < clock.seconds(call) < 1
+    assert 0 < clock.seconds(call) < 1
 
 
 def test_an_interval_holds_the_median_as_often_as_it_says():

@@ -1,9 +1,11 @@
 """Calls that are timed or weighed: fresh inputs in the same memory, any sample may be judged, only the call is timed."""
 
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -133,9 +135,11 @@ def test_any_sample_may_be_the_one_that_is_judged(planted: list[float]):
         planted[:] = [0.05] * 30
         values, got = cost.timed(contestant(norm), question(n=2), dice)
         seen[values["checked"]] += 1
-        x = cost.inputs(catalogue.load_spec("layer_norm"), question(n=2), values["checked"])
-        assert torch.equal(got.out, norm(x.x, x.weight, x.bias)), "the answer is that to the sample of this number"
-    assert set(seen) == set(range(1, len(values["seconds"]) + 1))
+        for i in (values["checked"] - 1, values["checked"]):
+            x = cost.inputs(catalogue.load_spec("layer_norm"), question(n=2), i)
+            assert torch.equal(cost.of_sample(i, got).out, norm(x.x, x.weight, x.bias)), "the answer to the sample of this number"
+        assert len(got) == 2
+    assert set(seen) == set(range(2, len(values["seconds"]) + 1))
     assert max(seen.values()) < 30
 
 
@@ -148,7 +152,26 @@ def test_what_is_kept_is_what_stood_there_when_the_clock_stopped(planted: list[f
     asked = question(b=1, d=512)
     values, got = cost.timed(contestant(run), asked, 0)
     x = cost.inputs(catalogue.load_spec("layer_norm"), asked, values["checked"])
-    assert torch.equal(got.out, norm(x.x, x.weight, x.bias)), "a later call wrote into it"
+    assert torch.equal(cost.of_sample(values["checked"], got).out, norm(x.x, x.weight, x.bias)), "a later call wrote into it"
+
+
+def test_who_never_becomes_steady_is_told(planted: list[float]):
+    planted += [0.8**i for i in range(clock.MOST_WARMUPS)]
+    assert cost.timed(contestant(norm), question(), 0)[0]["steady"] is False
+    assert cost.timed(contestant(norm), question(), 0)[0]["steady"] is True
+
+
+def test_what_passes_around_a_call_uncounted_is_told(monkeypatch: pytest.MonkeyPatch):
+    genuine = clock.seconds_and_result
+    assert abs(cost.timed(contestant(norm), question(), 0)[0]["lost_s"]) < 1e-4
+
+    def fewer(call, device="cpu"):
+        took, answer = genuine(call, device)
+        return took / 20, answer
+
+    monkeypatch.setattr(clock, "seconds_and_result", fewer)
+    slow = contestant(lambda *x: time.sleep(0.002) or norm(*x))
+    assert cost.timed(slow, question(), 0)[0]["lost_s"] > 0.0015
 
 
 def test_the_first_call_is_that_of_who_was_not_called_before(planted: list[float]):
@@ -163,11 +186,25 @@ def test_threads_are_those_of_the_question_and_stay_so():
     before = torch.get_num_threads()
     cost.costed(contestant(lambda *x: seen.append(torch.get_num_threads()) or norm(*x)), "asked", asked)
     assert set(seen) == {1}
-    with pytest.raises(ContractError, match="sets torch to 2 threads where it was given 1"):
+    with pytest.raises(ContractError, match="leaves torch with a number of threads of 2 where it was given 1"):
         cost.costed(contestant(lambda *x: torch.set_num_threads(2) or norm(*x)), "asked", asked)
     assert torch.get_num_threads() == before
     with pytest.raises(ValueError, match="nothing is 'guessed' here"):
         cost.costed(contestant(norm), "guessed", asked)
+
+
+@pytest.mark.parametrize("kind", ["asked", "timed", "weighed"])
+def test_who_changes_a_setting_of_torch_is_named_and_it_is_put_back(kind: str):
+    changes = {
+        "a default dtype of torch.float64": lambda: torch.set_default_dtype(torch.float64),
+        "a default device of meta": lambda: torch.set_default_device("meta"),
+        "gradients enabled: False": lambda: torch._C._set_grad_enabled(False),
+        "deterministic algorithms: True": lambda: torch._C._set_deterministic_algorithms(True),
+    }
+    for said, change in changes.items():
+        with pytest.raises(ContractError, match=f"it leaves torch with {said} where it was given"):
+            cost.costed(contestant(lambda *x, change=change: (norm(*x), change())[0]), kind, question(form="training"))
+        cost.costed(contestant(norm), kind, question(form="training"))
 
 
 @pytest.mark.parametrize("kind", ["asked", "timed", "weighed"])
@@ -209,6 +246,16 @@ def test_memory_that_torch_does_not_see_is_not_told_as_none():
     for run in (by_numpy, elsewhere, lambda *x: by_numpy(*x).double().float(), lambda *x: elsewhere(*x) + 0):
         with pytest.raises(Unsupported, match="cannot be counted: it is taken past torch's allocator or in another thread"):
             cost.weighed(contestant(run), question(b=1, d=512))
+
+
+def test_memory_of_a_library_within_a_call_is_not_told_as_none():
+    """The answer is a tensor of torch's; 16 MiB are taken by numpy meanwhile."""
+
+    def by_numpy(x, weight, bias):
+        return norm(x, weight, bias) + 0 * float(np.ones(2 * KIB * KIB).sum())
+
+    with pytest.raises(Unsupported, match="cannot be counted: it is taken past torch's allocator or in another thread"):
+        cost.weighed(contestant(by_numpy), question(b=1, d=512))
 
 
 @pytest.mark.parametrize("form", ["forward", "training"])

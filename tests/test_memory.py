@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -70,6 +71,25 @@ def test_what_backward_needs_counts():
 def test_the_same_call_has_the_same_peak():
     layer, x = torch.nn.Linear(64, 64), torch.randn(32, 64)
     assert len({memory.peak(lambda: layer(x).relu().sum().backward() or layer.zero_grad()) for _ in range(3)}) == 1
+
+
+def by_numpy():
+    return (np.ones(2**20) + np.ones(2**20)).sum()
+
+
+def in_a_thread():
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(lambda: floats(16 * KIB).sum().item()).result()
+
+
+def test_what_stays_within_numpy_or_another_thread_is_seen():
+    assert memory.in_python(by_numpy) == pytest.approx(2 * 8 * 2**20, rel=0.01)
+    assert memory.in_python(lambda: floats(16 * KIB).exp()) < 16 * KIB, "torch's is no memory of Python's"
+    if not memory.CLEAR.exists():
+        pytest.skip("needs Linux")
+    for call in (by_numpy, in_a_thread):
+        assert memory.resident(call) == pytest.approx(memory.resident(call), rel=0.1)
+        assert memory.resident(call) > 15 * KIB * KIB
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

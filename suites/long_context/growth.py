@@ -132,7 +132,7 @@ def over_lengths(
                 ended = f"{n:,} could need over {LARGEST:,} bytes"
                 break
         try:
-            warmed[n] = clock.warm(partial(make, n), device)
+            warmed[n] = min(clock.warm(partial(make, n), device))
             bytes_[str(n)] = [memory.peak(make(n), device)]
         except Unsupported as reason:
             ended = f"unsupported: {reason}"

@@ -1,6 +1,6 @@
 """suite=speed: nothing wrong is timed, no clock and no time is believed that cannot be, and no failure leaves the table."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import pytest
 from harness import catalogue, ceilings, plan, report, runner, worker
 from harness.ceilings import Ceilings
 from harness.cell import CRASHED, OK, UNSUPPORTED, WRONG, Cell, Record
+from harness.implementation import Implementation
 
 suite = catalogue.load(catalogue.find("suite", "speed").path)
 HIGH = Ceilings(1, 1e13, 1e13, {"float32": 1e14, "bfloat16": 1e14, "float16": 1e14})
@@ -162,7 +163,7 @@ def test_where_positions_end_and_where_kernels_are_interpreted():
     assert (answer.outcome, "not trained or timed" in answer.note) == (UNSUPPORTED, True)
 
 
-TIMES: dict[str, Any] = {"seconds": [0.1, 0.1], "prepare_s": 0.1, "first_s": 0.1, "whole_s": 1.0}
+TIMES: dict[str, Any] = {"seconds": [0.1, 0.1], "prepare_s": 0.1, "first_s": 0.1, "whole_s": 1.0, "lost_s": 1e-5}
 
 
 @pytest.mark.parametrize(
@@ -179,12 +180,36 @@ TIMES: dict[str, Any] = {"seconds": [0.1, 0.1], "prepare_s": 0.1, "first_s": 0.1
         ({"seconds": [float("nan")]}, 1.0, "no time"),
         ({"seconds": ["inf"]}, 1.0, "no time"),
         ({"first_s": float("inf")}, 1.0, "no time"),
+        ({"lost_s": "nan"}, 1.0, "no time"),
+        ({"lost_s": 0.005}, 1.0, ""),
+        ({"lost_s": 0.1}, 1.0, "0.1 s that it does not count"),
+        ({"lost_s": -0.1}, 1.0, "its clock is not the judge's"),
+        ({"seconds": [0.001] * 9, "lost_s": 0.001}, 1.0, "0.001 s that it does not count"),
     ],
 )
 def test_a_clock_that_cannot_be(told: dict[str, Any], took: float, complaint: str):
-    said = suite._clock_complaint(TIMES | told, took)
+    said = suite._clock_complaint(TIMES | told, took, "cpu")
     assert complaint in said
     assert bool(complaint) == bool(said)
+
+
+def test_nobody_knows_what_will_be_timed(monkeypatch: pytest.MonkeyPatch):
+    asked: list[Any] = []
+    genuine = Implementation.costed
+    monkeypatch.setattr(Implementation, "costed", lambda self, *words: asked.append(words) or genuine(self, *words))
+    answers = [worker.asked(cell()) for _ in range(2)]
+    seeds = {kind: [words[1].seed for words in asked if words[0] == kind] for kind in ("asked", "timed")}
+    assert seeds["asked"] == [0, 0], "what is judged before is the same for all"
+    assert seeds["timed"][0] != seeds["timed"][1]
+    assert [answer.values["seed"] for answer in answers] == seeds["timed"], "what was asked can be asked again"
+
+
+def test_what_is_wrong_every_other_time_is_found(tmp_path: Path):
+    path = mine(tmp_path, before="case.n == 64 and calls.append(1)", after=" * (1 + (len(calls) > 5 and len(calls) % 2))")
+    Path(path).write_text(Path(path).read_text().replace("gradients = True", "gradients, calls = False, []"))
+    for _ in range(3):
+        answer = worker.asked(cell(path, length=64))
+        assert (answer.outcome, answer.note[:21]) == (WRONG, "timed it answers othe"), answer.note
 
 
 def test_rounds_of_one_implementation_have_processes_of_their_own():
@@ -237,6 +262,14 @@ def test_a_table_keeps_every_failure_with_its_note():
     assert all(note in text for note in notes.values() if note)
 
 
+def test_what_was_done_once_and_what_never_became_steady_is_told():
+    last = record("retention/recurrent", 64, [0.064] * 7)
+    last.values["steady"] = False
+    (frame,) = suite.table([record("retention/recurrent", 32, [0.032] * 7), last]).values()
+    row = frame.iloc[0]
+    assert (row["prepare"], row["first call"], row["note"]) == (100.0, 500.0, "never became steady (at 64)")
+
+
 def test_batches_are_told_apart_where_there_are_several():
     (frame,) = suite.table([*timed("retention/recurrent", 1.0), *timed("retention/recurrent", 1.0, batch=4)]).values()
     assert list(frame["batch"]) == [1, 4]
@@ -252,11 +285,30 @@ def test_the_ratio_to_the_best_is_of_the_same_question():
 
 
 def test_rates_are_those_of_the_median_at_the_longest_length():
-    (frame,) = suite.table([record("retention/recurrent", 64, [0.064] * 7)]).values()
+    (frame,) = suite.table([held_against(6.25e10, record("retention/recurrent", 64, [0.064] * 7))]).values()
     row = frame.iloc[0]
     assert (row["GFLOP/s"], row["GB/s"], row["of roofline"]) == (1.0, 0.1, "1.6%")
     (frame,) = suite.table([record("language_model/mine.py", 64, [0.064] * 7, flops=0)]).values()
     assert frame.iloc[0]["GFLOP/s"] is None
+
+
+def held_against(rate: float, r: Record) -> Record:
+    r.values["ceilings"] = asdict(Ceilings(1, 1e12, 1e12, {"float32": rate}))
+    return r
+
+
+def test_a_rate_that_a_judged_cell_reached_is_one_that_the_machine_can_do():
+    slow, fast = (
+        held_against(5e8, record(f"retention/{name}", 64, [s] * 7)) for name, s in (("recurrent", 0.128), ("parallel", 0.064))
+    )
+    (frame,) = suite.table([slow, fast]).values()
+    assert dict(zip(frame["implementation"], frame["of roofline"], strict=True)) == {
+        "retention/parallel": "100.0%",
+        "retention/recurrent": "50.0%",
+    }
+    elsewhere = replace(fast, machine="another", cell=replace(fast.cell, implementation="chunkwise"))
+    rows = suite.table([slow, elsewhere])
+    assert set(next(iter(rows.values()))["of roofline"]) == {"100.0%"}, "of another machine it says nothing"
 
 
 def test_claims_of_the_papers_stand_in_a_table_of_their_own():

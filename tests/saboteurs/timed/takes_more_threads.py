@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 expected = {"sabotage": "wrong", "lookalike": "ok"}
-reason = "threads where it was given 1"
+reason = "it leaves torch with a number of threads of 2 where it was given 1"
 variants = {"sabotage": {"guilty": True}, "lookalike": {"guilty": False}}
 
 
