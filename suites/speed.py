@@ -187,16 +187,16 @@ def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
 
 
 def _limits(every: Sequence[Curve]) -> dict[tuple[Any, ...], ceilings.Ceilings]:
-    """By machine, device and threads, the highest of the ceilings that records carry and of the rates that judged cells reached:
-    what one reached the machine can do, so nothing has a share of over 100 %."""
+    """By machine, device and threads, the highest of the ceilings that records carry; and the rate of operations that a judged
+    cell reached is one that the machine can do. Bytes may come faster from its caches than from memory, which says nothing of it.
+    """
     found: dict[tuple[Any, ...], ceilings.Ceilings] = {}
     for curve in every:
         for n, samples in curve.samples("seconds").items():
-            for values, where in ((r.values, _where(r)) for r in curve.good[n]):
-                known, middle = ceilings.Ceilings(**values["ceilings"]), clock.middle(samples)
-                copied = values["bytes"] / middle
-                own = ceilings.Ceilings(known.threads, copied, copied, {curve.dtype: values["flops"] / middle})
-                found[where] = ceilings.highest(found.get(where, known), ceilings.highest(known, own))
+            for r in curve.good[n]:
+                known = ceilings.Ceilings(**r.values["ceilings"])
+                reached = replace(known, products={curve.dtype: r.values["flops"] / clock.middle(samples)})
+                found[_where(r)] = ceilings.highest(found.get(_where(r), known), ceilings.highest(known, reached))
     return found
 
 
