@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from harness import Unsupported, asking, catalogue, cost
 from harness.cell import Cell
@@ -93,6 +94,8 @@ class Implementation:
             raise ContractError(
                 f"{self.spec.name} is a model, so prepare(case) must return an nn.Module; got {type(module).__name__}"
             )
+        if any(map(is_lazy, module.parameters())):
+            raise ContractError("its parameters must be there when prepare returns: give lazy layers their sizes")
         for part in module.modules():
             # As it is measured. cuDNN gives gradients of recurrent layers while training alone; without dropout these are alike.
             part.training = isinstance(part, nn.RNNBase) and not part.dropout

@@ -135,6 +135,11 @@ def test_what_is_no_module_is_refused():
         judge.values(Implementation(SPEC, lambda case: lambda ids: ids, {}, gradients=False), SPEC.case("plain"), "normal")
 
 
+def test_parameters_that_come_with_the_first_batch_are_refused():
+    with pytest.raises(ContractError, match="its parameters must be there when prepare returns"):
+        Implementation(SPEC, lambda case: nn.LazyLinear(7), {}, gradients=False).model({}, SPEC.case("plain"))
+
+
 def test_who_answers_in_float32_is_told_that_laws_are_judged_in_float64():
     class Answers(nn.Module):
         def forward(self, ids):
