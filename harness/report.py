@@ -65,17 +65,19 @@ def write(folder: Path, title: str, suite: ModuleType, records: Sequence[Record]
     frames = tables(suite, records)
     place = folder / "tables" / records[0].machine
     place.mkdir(parents=True, exist_ok=True)
-    page = place / f"{title}.md"
-    page.write_text(f"# {title}\n\n{_origin(records)}\n\n{render(frames, 'markdown')}\n")
-    files = [page]
+    files = [page := place / f"{title}.md"]
     for name, frame in frames.items():
         file = place / (f"{title}.csv" if len(frames) == 1 else f"{title}.{_slug(name.partition('(')[0])}.csv")
         frame.to_csv(file, index=False)
         files.append(file)
+    drawn: list[str] = []
     for name, figure in suite.pictures(records).items() if hasattr(suite, "pictures") else ():
-        file = place / f"{title}.{_slug(name)}.png"
+        files.append(file := place / f"{title}.{_slug(name)}.png")
         figure.savefig(file, dpi=120, metadata={"Software": None})
-        files.append(file)
+        drawn.append(f"![{name}]({file.name})")
+    pictures = ["## Pictures", *drawn] if drawn else []
+    parts = [f"# {title}", _origin(records), legend(records), render(frames, "markdown"), *pictures]
+    page.write_text("\n\n".join(filter(None, parts)) + "\n")
     _index(folder)
     return files
 

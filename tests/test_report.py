@@ -1,6 +1,7 @@
 """Tables name what was judged: digests and versions beside every row, where a table is published."""
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
@@ -59,3 +60,13 @@ def test_what_the_grades_mean_is_said_where_one_is_b():
     graded = [replace(record("one", "a"), values={"grade": grade}) for grade in "AB"]
     assert report.legend(graded[:1]) == ""
     assert report.legend(graded).startswith("grade A: within the rounding budget; B: beyond it, but within ")
+
+
+def test_a_page_shows_its_pictures_and_says_what_the_grades_mean(tmp_path: Path):
+    figure = SimpleNamespace(savefig=lambda file, **options: file.write_bytes(b"drawn"))
+    drawing = SimpleNamespace(table=suite().table, pictures=lambda records: {"bits per byte": figure})
+    page, *files = report.write(tmp_path, "speed", drawing, [replace(record("one", "a"), values={"grade": "B"})])
+    told = page.read_text()
+    assert told.endswith("\n## Pictures\n\n![bits per byte](speed.bits-per-byte.png)\n")
+    assert "grade A: within the rounding budget" in told
+    assert [file.name for file in files] == ["speed.csv", "speed.bits-per-byte.png"]
