@@ -5,19 +5,17 @@ whole output is one answer, takes part here alone. An exact solver and one that 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from harness import Unsupported, budget, interval, readings
+from harness import pictures as drawing
 from harness.cell import Cell, Record
 from harness.implementation import Implementation
 
 from . import claims, curriculum, facts, rows
 from .scales import SCALES, TIMES, scale_of, text_of
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 CONTRACTS = ("ids[b n]:int<v -> logits[b n v]", "ids[b n]:int<v -> logits[b v]")
 EXACT, BLIND = "exact solver", "context-blind"
@@ -78,12 +76,21 @@ def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
 
 
 def pictures(records: Sequence[Record]) -> dict[str, Any]:
-    """Figures by title: for each scale, a panel a task."""
+    """Figures by title: for each scale and task, the share right by segments."""
     found = {}
     for scale, good in rows.by_scale(rows.good(records)):
         where = "" if scale == "default" else f" {scale}"
-        found[f"memory tasks{where}"] = _figure(good, len(SCALES[scale]["memory"]["curriculum"]))
+        for task in (name for name in facts.NAMES if any(r.cell.case == name for r in good)):
+            of = drawing.curves([r for r in good if r.cell.case == task], _by_segments)
+            trained_on = len(SCALES[scale]["memory"]["curriculum"])
+            found[f"{task}{where}"] = drawing.figure(
+                of, f"share right, {task}; dotted is chance", "segments", trained_on, facts.CHANCE
+            )
     return found
+
+
+def _by_segments(record: Record) -> dict[int, Any]:
+    return {int(segments): samples for segments, samples in record.values["accuracy"].items()}
 
 
 def _title(task: str, on: rows.OnText) -> str:
@@ -129,47 +136,3 @@ def _training(values: Sequence[Mapping[str, Any]], scale: Mapping[str, Any]) -> 
         "time_s": round(interval.mean([t["time_s"] for t in told]), 1),
         "note": ", ".join(filter(None, notes)),
     }
-
-
-def _figure(good: Sequence[Record], trained_on: int) -> "Figure":
-    """Share right against the number of segments, with 95 % intervals; one legend for all panels."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    tasks = [task for task in facts.NAMES if any(r.cell.case == task for r in good)]
-    models = sorted({r.cell.subject for r in good})
-    drawn, axes = pyplot.subplots(
-        1, len(tasks), figsize=(2.2 + 3.6 * len(tasks), 4.2), sharey=True, squeeze=False, layout="constrained"
-    )
-    for axis, task in zip(axes[0], tasks, strict=True):
-        for i, model in enumerate(models):
-            own = [r.values["accuracy"] for r in good if r.cell.case == task and r.cell.subject == model]
-            measured = {k: found for k in SEGMENTS if (found := [of[str(k)] for of in own if not isinstance(of[str(k)], str)])}
-            points = {k: interval.of_trials_and_seeds(found) for k, found in measured.items()}
-            middle, width = ([point[side] for point in points.values()] for side in (0, 1))
-            thick = 1 + 3 * (1 - i / len(models))  # what lies beneath another is seen on both sides of it
-            style = {"color": f"C{i % 10}", "linestyle": ("-", "--", ":")[i // 10 % 3]}
-            x = [k * 2 ** (0.04 * (i - (len(models) - 1) / 2)) for k in points]  # side by side where they are alike
-            axis.errorbar(
-                x,
-                middle,
-                width,
-                elinewidth=1,
-                linewidth=thick,
-                marker="o",
-                markersize=2 + thick,
-                label=readings.short(model),
-                **style,
-            )
-        axis.axvline(trained_on, color="gray", linewidth=0.8)
-        axis.axhline(facts.CHANCE, color="gray", linewidth=0.8, linestyle=":")
-        axis.set_xscale("log", base=2)
-        axis.set_xticks(SEGMENTS, [str(k) for k in SEGMENTS])
-        axis.set_title(task)
-        axis.set_xlabel("segments; the line is the end of the curriculum" if task == tasks[0] else "segments")
-    axes[0][0].set_ylabel("share right; dotted is chance")
-    drawn.legend(*axes[0][0].get_legend_handles_labels(), loc="outside right upper", fontsize=7, frameon=False)
-    pyplot.close(drawn)
-    return drawn
