@@ -4,6 +4,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
@@ -80,16 +81,23 @@ def test_over_lengths_peaks_are_those_known_and_the_budget_ends_it():
     assert ended == "32 would take over 0.6 s"
 
 
-def test_a_length_that_is_unsupported_ends_it_with_its_reason():
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (Unsupported("positions end at 16"), "unsupported: positions end at 16"),
+        (MemoryError(), "32 takes more memory than a cell may"),
+    ],
+)
+def test_a_length_that_cannot_be_asked_ends_it_with_its_reason(error: Exception, said: str):
     def make(n: int) -> Any:
         def call() -> None:
             if n > 16:
-                raise Unsupported("positions end at 16")
+                raise error
 
         return call
 
     seconds, bytes_, ended = growth.over_lengths(make, [16, 32], 60.0, 2)
-    assert (list(seconds), list(bytes_), ended) == (["16"], ["16"], "unsupported: positions end at 16")
+    assert (list(seconds), list(bytes_), ended) == (["16"], ["16"], said)
 
 
 def test_a_training_step_leaves_fresh_gradients_each_time():
