@@ -154,8 +154,8 @@ def test_a_table_of_nothing_says_what_is_stored_otherwise_and_which_lines_are_no
         Cell("speed", "rms_norm", "torch_plain", "", "plain", "float32", settings={**COSTED, "length": n}) for n in (128, 512)
     ]
     store, told = Store(tmp_path / "results"), {"versions": {}, "time_s": 1.0, "at": "2026-01-01", "run": "r"}
-    for cell, values in zip(cells, ({"seconds": [0.1]}, {"seconds": ["abc"]}), strict=True):
-        store.append(Record(cell, "ok", values, "", {}, machine.name(), **told))
+    for cell, digests in zip(cells, ({"spec": "5bec"}, {"spec": 5}), strict=True):
+        store.append(Record(cell, "ok", {"seconds": [0.1]}, "", digests, machine.name(), **told))
     said = harness("table", "suite=speed", "spec=rms_norm", "form=forward", "impl=torch_plain", "batch=4", cwd=tmp_path)
     assert said.returncode == 2
     first, *rest = said.stderr.splitlines()
