@@ -31,7 +31,7 @@ catalogue = _loaded(ROOT / "harness" / "catalogue.py")
 SCALES = catalogue.Item("module", "work", ROOT / "harness" / "work.py").facts["SCALES"]
 TARGETS = catalogue.Item("module", "kernels", ROOT / "harness" / "kernels.py").facts["TARGETS"]
 LONGEST = SCALES["smoke"]["lengths"][-1]
-IMPLEMENTATIONS = catalogue.implementations()
+IMPLEMENTATIONS = {name: item for name, item in catalogue.implementations().items() if not item.facts.get("takes_model")}
 
 
 def specs() -> list[str]:
