@@ -98,7 +98,7 @@ def test_a_new_implementation_runs_at_once(tmp_path: Path):
     made = harness("new", "implementation", "mine", "spec=rotary", cwd=tmp_path)
     assert made.returncode == 0, made.stderr
     assert "Judge it: harness check mine.py spec=rotary" in made.stdout
-    judged = harness("check", "mine.py", "spec=rotary", cwd=tmp_path)
+    judged = harness("check", "mine.py", "spec=rotary", "case=plain", cwd=tmp_path)
     assert judged.returncode == 0, judged.stdout + judged.stderr
     assert not (tmp_path / "results").exists(), "check stores nothing"
     again = harness("new", "implementation", "mine", "spec=rotary", cwd=tmp_path)
