@@ -88,7 +88,7 @@ def test_what_stays_within_numpy_or_another_thread_is_seen():
     if not memory.CLEAR.exists():
         pytest.skip("needs Linux")
     for call in (by_numpy, in_a_thread):
-        assert max(memory.resident(call) for _ in range(5)) > 15 * KIB * KIB, "pages that malloc had kept are not seen again"
+        assert any(memory.resident(call) > 15 * KIB * KIB for _ in range(5)), "pages that malloc had kept are not seen again"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
