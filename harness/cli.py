@@ -8,7 +8,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any
@@ -210,15 +210,16 @@ def table(words: Words = None) -> None:
     form, out = _form(settings)
     where = str(settings.pop("machine", machine.name()))
     request = _Request(None, settings)
-    records = request.stored(where, request.cells)
-    if many := request.store.unreadable(request.name, where):
+    known = list(request.store.lines(request.name, where))
+    records = request.newest(filter(None, known), request.cells)
+    if many := known.count(None):
         said = "1 line is no record and is" if many == 1 else f"{many} lines are no records and are"
         typer.echo(f"{said} passed over: {request.store.path(where, request.name)}", err=True)
     if not records:
         others = sorted({path.parent.name for path in request.store.root.glob(f"records/*/{request.name}.jsonl")} - {where})
         raise plan.WrongRequest(
             f"nothing is stored of {request.name} for this selection on {where}.\n"
-            + (f"  stored here with: {', '.join(ways)}\n" if (ways := request.otherwise(where)) else "")
+            + (f"  stored here with: {', '.join(ways)}\n" if (ways := request.otherwise(filter(None, known))) else "")
             + (f"  machines with records: {', '.join(others)} (say machine=NAME)\n" if others else "")
             + f"  Measure it: harness run suite={request.name}"
         )
@@ -302,24 +303,26 @@ class _Request:
         chosen = self.selection.settings
         return ".".join([self.name, *(str(chosen[key]) for key in own.get("choices", {}) if chosen[key] != own["settings"][key])])
 
-    def stored(self, where: str | None = None, cells: Sequence[Any] | None = None) -> list[Any]:
-        """The newest record of each of these cells; by default of all that the suite would ask under the same settings."""
+    def stored(self) -> list[Any]:
+        """The newest record here of each cell that the suite would ask under the same settings."""
         from harness import machine
 
-        if cells is None:
-            everything = plan.Selection(plan.WORDS | {"seed": self.selection.words["seed"]}, self.selection.settings)
-            cells = [*plan.cells(everything, self.suite), *self.cells]
-        newest = {record.cell.key: record for record in self.store.read(self.name, where or machine.name())}
+        everything = plan.Selection(plan.WORDS | {"seed": self.selection.words["seed"]}, self.selection.settings)
+        cells = [*plan.cells(everything, self.suite), *self.cells]
+        return self.newest(self.store.read(self.name, machine.name()), cells)
+
+    def newest(self, records: Iterable[Any], cells: Iterable[Any]) -> list[Any]:
+        """The newest of these records of each of these cells."""
+        newest = {record.cell.key: record for record in records}
         return [newest[key] for key in dict.fromkeys(cell.key for cell in cells) if key in newest]
 
-    def otherwise(self, where: str) -> list[str]:
-        """In which words the records of whom is asked differ from the selection."""
+    def otherwise(self, records: Iterable[Any]) -> list[str]:
+        """In which words those of these records that are of whom is asked differ from the selection."""
         from harness.selections import facts_of_cell
 
-        stored = [record.cell for record in self.store.read(self.name, where)]
         subjects = {cell.subject for cell in self.cells}
         told = []
-        for cells in (self.cells, [cell for cell in stored if cell.subject in subjects]):
+        for cells in (self.cells, [record.cell for record in records if record.cell.subject in subjects]):
             rounds = 1 + max((cell.settings.get("round", 0) for cell in cells), default=0)
             words = {"rounds": {str(rounds)}} if "rounds" in self.selection.settings else {}
             for cell in cells:

@@ -102,19 +102,21 @@ def timed(contestant: "Implementation", question: Question, dice: int) -> tuple[
     warmups = clock.warm(lambda: make(0), device)
     least = LEAST if min(warmups) < FEWEST_S else LEAST_SLOW
     samples, lost = list[float](), list[float]()
-    answer_before, answered = Bunch(), Bunch()
+    answer, answered, ends = Bunch(), Bunch(), False
     while len(samples) < least or (sum(samples) < ENOUGH_S and len(samples) < MOST):
         call = make(1 + len(samples))
-        before = clock.now()
+        here = clock.now()
         took, given = clock.seconds_and_result(call, device)
-        lost.append(clock.now() - before - took)
+        lost.append(clock.now() - here - took)
         samples.append(took)
-        answer = kept(contestant, question, given)
-        call.check_inputs()
-        if len(samples) > 1 and rolled.randrange(len(samples) - 1) == 0:
-            checked, pair = len(samples), (answer_before, answer)
+        begins = rolled.randrange(len(samples)) == 0  # the pair for the judge; the next sample ends it
+        if begins or ends:
+            before, answer = answer, kept(contestant, question, given)
+            call.check_inputs()
+        if ends:
+            checked, pair = len(samples), (before, answer)
             answered = Bunch({f"{checked - 1 + i}|{name}": t for i, of in enumerate(pair) for name, t in of.items()})
-        answer_before = answer
+        ends = begins
         del given, call
     per = _calls_in_one(contestant, question)
     values = {"seconds": [float(f"{s / per:.5g}") for s in samples], "checked": checked, "whole_s": clock.now() - began}

@@ -17,7 +17,6 @@ FILES = ("parquet",)  # formats that are no text, and need out=FILE
 SUBJECTS = ("implementation", "model")
 PROVENANCE = ("code", "definition", "versions")
 DIGITS = 8
-LATEX = {letter: f"\\{letter}" for letter in "&%$#_{}"} | {"^": r"\^{}", "~": r"\~{}", "\\": r"\textbackslash{}"}
 
 
 def tables(suite: ModuleType, records: Sequence[Record]) -> "Mapping[str, pd.DataFrame]":
@@ -165,7 +164,9 @@ def _one(title: str, frame: "pd.DataFrame", form: str) -> list[str]:
         case "markdown":
             return [f"## {title}", _tabulated(frame, "pipe")]
         case "latex":
-            caption = "".join(LATEX.get(letter, letter) for letter in title)
+            from tabulate import LATEX_ESCAPE_RULES
+
+            caption = "".join(LATEX_ESCAPE_RULES.get(letter, letter) for letter in title)
             return [f"\\begin{{table}}\n\\caption{{{caption}}}\n{_tabulated(frame, 'latex_booktabs')}\n\\end{{table}}"]
         case "html":
             return [f"<h2>{title}</h2>", _tabulated(frame, "html")]

@@ -148,8 +148,7 @@ def _of_checkout(name: str, top: Path) -> str:
 def _module(name: str, side: Side) -> Path | None:
     """Where a side finds a module, its parent packages imported; None where it finds none, as it will say itself."""
     code = "import importlib.util, os, sys; print(os.path.realpath(importlib.util.find_spec(sys.argv[1]).origin))"
-    words = [sys.executable, "-c", code, name]
-    said = subprocess.run(words, cwd=side.place, env=_environment(side), capture_output=True, text=True, check=False)
+    said = _python(side, code, name)
     return None if said.returncode else Path(said.stdout.splitlines()[-1])
 
 
@@ -186,14 +185,19 @@ def _check_that_its_code_runs(side: Side) -> None:
     """An installed harness must not win over that of the checkout; a checkout without one is run by the installed one."""
     if not (side.place / "harness" / "__init__.py").is_file():
         return
-    command = [sys.executable, "-c", "import harness; print(harness.__file__)"]
-    said = subprocess.run(command, cwd=side.place, env=_environment(side), capture_output=True, text=True, check=False)
+    said = _python(side, "import harness; print(harness.__file__)")
     if not Path(said.stdout.strip()).resolve().is_relative_to(side.place):
         raise WrongRequest(
             f"the harness of {side} cannot be run: "
             + (f"this Python imports {said.stdout.strip()} instead" if said.stdout.strip() else _words(said.stderr))
             + ".\n  Install it as a path, not as a hook: pip install --config-settings editable_mode=compat -e ."
         )
+
+
+def _python(side: Side, code: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """Some lines of Python, run as a side runs."""
+    command = [sys.executable, "-c", code, *words]
+    return subprocess.run(command, cwd=side.place, env=_environment(side), capture_output=True, text=True, check=False)
 
 
 def _environment(side: Side) -> dict[str, str]:

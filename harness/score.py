@@ -4,6 +4,7 @@ The field of a question are all who answered it on the same machine, itself incl
 came to no number stands in a table of its own, and so does a suite in which nothing is stored. Loads no code under test.
 """
 
+import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -305,7 +306,7 @@ def _first_line(note: str) -> str:
 
 def _short(value: float) -> float:
     """To four digits, and all those before the point; whole numbers as they are."""
-    if abs(value) >= 1000 or value == int(value):
+    if math.isfinite(value) and (abs(value) >= 1000 or value == int(value)):
         return round(value)
     return float(f"{value:.4g}")
 

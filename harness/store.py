@@ -35,20 +35,21 @@ class Store:
 
     def read(self, suite: str | None = None, machine: str | None = None) -> Iterator[Record]:
         """Records in the order in which they were written, file by file."""
+        return filter(None, self.lines(suite, machine))
+
+    def lines(self, suite: str | None = None, machine: str | None = None) -> Iterator[Record | None]:
+        """The same, and None for each line that is no record: unfinished ones of runs that were killed, and damaged ones."""
         for path in sorted(self.root.glob(f"records/{machine or '*'}/{suite or '*'}.jsonl")):
             with path.open(encoding="utf-8", errors="replace") as lines:
-                yield from filter(None, map(_record, lines))
+                yield from (_record(line) for line in lines if line.strip())
 
     def latest(self, suite: str, machine: str | None = None) -> dict[str, Record]:
         """The newest record of each identity."""
         return {record.identity: record for record in self.read(suite, machine)}
 
-    def unreadable(self, suite: str = "*", machine: str = "*") -> int:
-        """How many lines are no records: unfinished ones of runs that were killed, and damaged ones."""
-        files = self.root.glob(f"records/{machine}/{suite}.jsonl")
-        return sum(
-            _record(line) is None for path in files for line in path.open(encoding="utf-8", errors="replace") if line.strip()
-        )
+    def unreadable(self, suite: str | None = None, machine: str | None = None) -> int:
+        """How many lines are no records."""
+        return sum(record is None for record in self.lines(suite, machine))
 
 
 def _record(line: str) -> Record | None:

@@ -193,9 +193,10 @@ def _limits(every: Sequence[Curve]) -> dict[tuple[Any, ...], ceilings.Ceilings]:
     found: dict[tuple[Any, ...], ceilings.Ceilings] = {}
     for curve in every:
         for n, samples in curve.samples("seconds").items():
+            middle = clock.middle(samples)
             for r in curve.good[n]:
                 known = ceilings.Ceilings(**r.values["ceilings"])
-                reached = replace(known, products={curve.dtype: r.values["flops"] / clock.middle(samples)})
+                reached = replace(known, products={curve.dtype: r.values["flops"] / middle})
                 found[_where(r)] = ceilings.highest(found.get(_where(r), known), ceilings.highest(known, reached))
     return found
 

@@ -11,6 +11,8 @@ Halves, zeros and gradients are those of `absmax_int8`, and inputs keep clear of
 library's side of the last two points, so that the oracle has something to agree with.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -249,13 +251,15 @@ def _(x, w, *, threshold):
     return torch.where(outlier, x, 0.0) @ w.mT + x_scale * sums * w_scale.mT, x_code
 
 
-@llm_int8.mistake("codes are cut off instead of rounded")
-def _(x, w, *, threshold):
+def _with_codes(x: Tensor, w: Tensor, threshold: float, of_x: Any = quantize, of_w: Any = quantize) -> tuple[Tensor, Tensor]:
     outlier = (x.abs() >= threshold).any(0)
-    quiet = torch.where(outlier, 0.0, x)
-    (_, x_scale), (w_code, w_scale) = quantize(quiet), quantize(w)
-    x_code = torch.trunc(quiet / x_scale)
+    (x_code, x_scale), (w_code, w_scale) = of_x(torch.where(outlier, 0.0, x)), of_w(w)
     return torch.where(outlier, x, 0.0) @ w.mT + x_scale * (x_code @ w_code.mT) * w_scale.mT, x_code
+
+
+def _cut_off(x: Tensor) -> tuple[Tensor, Tensor]:
+    scale = quantize(x)[1]
+    return torch.trunc(x / scale), scale
 
 
 def _clamped(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -263,15 +267,16 @@ def _clamped(x: Tensor) -> tuple[Tensor, Tensor]:
     return torch.round(x / scale), scale
 
 
+@llm_int8.mistake("codes are cut off instead of rounded")
+def _(x, w, *, threshold):
+    return _with_codes(x, w, threshold, of_x=_cut_off)
+
+
 @llm_int8.mistake("the largest magnitude of a token counts as 1e-5 at least")
 def _(x, w, *, threshold):
-    outlier = (x.abs() >= threshold).any(0)
-    (x_code, x_scale), (w_code, w_scale) = _clamped(torch.where(outlier, 0.0, x)), quantize(w)
-    return torch.where(outlier, x, 0.0) @ w.mT + x_scale * (x_code @ w_code.mT) * w_scale.mT, x_code
+    return _with_codes(x, w, threshold, of_x=_clamped)
 
 
 @llm_int8.mistake("the largest magnitude of a row of weights counts as 1e-5 at least")
 def _(x, w, *, threshold):
-    outlier = (x.abs() >= threshold).any(0)
-    (x_code, x_scale), (w_code, w_scale) = quantize(torch.where(outlier, 0.0, x)), _clamped(w)
-    return torch.where(outlier, x, 0.0) @ w.mT + x_scale * (x_code @ w_code.mT) * w_scale.mT, x_code
+    return _with_codes(x, w, threshold, of_w=_clamped)

@@ -134,8 +134,11 @@ def over_lengths(
         try:
             warmed[n] = min(clock.warm(partial(make, n), device))
             bytes_[str(n)] = [memory.peak(make(n), device)]
-        except (Unsupported, MemoryError) as reason:  # to count millions of allocations takes memory itself
-            ended = f"unsupported: {reason}" if isinstance(reason, Unsupported) else f"{n:,} takes more memory than a cell may"
+        except Unsupported as reason:
+            ended = f"unsupported: {reason}"
+        except MemoryError:  # to count millions of allocations takes memory itself
+            ended = f"{n:,} takes more memory than a cell may"
+        if ended:
             warmed.pop(n, None)
             break
     samples = clock.interleaved({n: partial(make, n) for n in warmed}, rounds, device=device)

@@ -281,7 +281,7 @@ def _rise(
     middle, width = interval.of_trials_and_seeds(differences)
     here = verdict(middle - width, middle + width, **{"below" if below else "above": margin})
     found = f"{middle:+.3f} ± {width:.3f} bits"
-    return [{"claim": sentence, "arXiv": source, "claimed": claimed, "found": found, "seeds": len(differences), "here": here}]
+    return [_claim(sentence, source, claimed, found, len(differences), here)]
 
 
 def _bytes(sentence: str, source: str, of: Sequence[Mapping[str, Any]], length: int, n: int) -> dict[str, Any]:
@@ -289,14 +289,7 @@ def _bytes(sentence: str, source: str, of: Sequence[Mapping[str, Any]], length: 
     held = all(not values["grows_by"] and not values["stopped"] for values in of) and last == n
     now = max(values["state_bytes"][-1] for values in of)
     found = f"{max(values['state_bytes'][0] for values in of):,} bytes at {BLOCK_TIMES * length:,}, {now:,} at {last:,}"
-    return {
-        "claim": sentence,
-        "arXiv": source,
-        "claimed": "grows by 0",
-        "found": found,
-        "seeds": len(of),
-        "here": "shows" if held else "refuted",
-    }
+    return _claim(sentence, source, "grows by 0", found, len(of), "shows" if held else "refuted")
 
 
 def _line(sentence: str, source: str, of: Sequence[Mapping[str, Any]], length: int) -> dict[str, Any]:
@@ -305,11 +298,8 @@ def _line(sentence: str, source: str, of: Sequence[Mapping[str, Any]], length: i
     held = bool(steps) and min(steps) == max(steps) > 0
     per = [step / (BLOCK_TIMES * length) for step in steps]
     found = f"by {min(per):,.0f} to {max(per):,.0f} bytes a byte" if steps else "nothing measured"
-    return {
-        "claim": sentence,
-        "arXiv": source,
-        "claimed": "grows evenly",
-        "found": found,
-        "seeds": len(of),
-        "here": "shows" if held else "refuted",
-    }
+    return _claim(sentence, source, "grows evenly", found, len(of), "shows" if held else "refuted")
+
+
+def _claim(sentence: str, source: str, claimed: str, found: str, seeds: int, here: str) -> dict[str, Any]:
+    return {"claim": sentence, "arXiv": source, "claimed": claimed, "found": found, "seeds": seeds, "here": here}
