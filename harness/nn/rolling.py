@@ -31,20 +31,26 @@ class RollingAttention(CausalAttention):
         near = angles_at(place, d)
         if n <= self.window:
             return super().attend(turn(q, near), turn(k, near), v)
-        # One product for both: features [near, far], where keys of the window have no far half and sinks no near one.
+        # One product for both: features [near, far], where keys of the window have no far half and sinks no near one. Values are
+        # as wide, so that a fused kernel takes them.
         q = torch.cat([turn(q, near), turn(q, angles_at(self.far(place), d))], -1)
         first = min(self.sinks, n)
-        sinks = F.pad(turn(k[:, :, :first], angles_at(self.sink_places[:first].to(q.device), d)), (d, 0)), v[:, :, :first]
-        k = F.pad(turn(k, near), (0, d))
+        sinks = (
+            F.pad(turn(k[:, :, :first], angles_at(self.sink_places[:first].to(q.device), d)), (d, 0)),
+            F.pad(v[:, :, :first], (0, d)),
+        )
+        k, v = F.pad(turn(k, near), (0, d)), F.pad(v, (0, d))
         w, blocks = self.window, -(-n // self.window)
-        # Blocks [b h m w e] of w queries see their own keys, those of the block before, and the sinks.
-        q, k, v = (F.pad(x, (0, 0, 0, -n % w)).unflatten(2, (-1, w)) for x in (q, k, v))
-        k, v = (torch.cat([F.pad(x, (0, 0, 0, 0, 1, 0))[:, :, :-1], x], 3) for x in (k, v))
-        k, v = (torch.cat([x, s[:, :, None].expand(-1, -1, blocks, -1, -1)], 3) for x, s in zip((k, v), sinks, strict=True))
-        seen = self._seen(blocks, first, q.device).repeat(self.h, 1, 1)[None]
-        q, k, v = (x.flatten(1, 2) for x in (q, k, v))
+        # Blocks [b m h w e] of w queries see their own keys, those of the block before, and the sinks.
+        q, k, v = (F.pad(x, (0, 0, 0, -n % w)).unflatten(2, (-1, w)).transpose(1, 2) for x in (q, k, v))
+        k, v = (
+            torch.cat([F.pad(x[:, :-1], (0, 0, 0, 0, 0, 0, 1, 0)), x, s[:, None].expand(-1, blocks, -1, -1, -1)], 3)
+            for x, s in zip((k, v), sinks, strict=True)
+        )
+        seen = self._seen(blocks, first, q.device)[:, None].repeat(q.shape[0], 1, 1, 1)
+        q, k, v = (x.flatten(0, 1) for x in (q, k, v))
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=d**-0.5)
-        return out.unflatten(1, (self.h, -1)).flatten(2, 3)[:, :, :n]
+        return out[..., :d].unflatten(0, (-1, blocks)).transpose(1, 2).flatten(2, 3)[:, :, :n]
 
     def _seen(self, blocks: int, first: int, device: torch.device) -> Tensor:
         """[m w 2w+s]: a key of the window is seen there, a sink where the window has left it."""

@@ -40,15 +40,13 @@ class MemoryAttention(CausalAttention):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (w(x).unflatten(-1, (self.h, -1)).transpose(1, 2) for w in (self.q, self.k, self.v))
-        short = self._within_segments(q, k, v)
-        heard, memory = [short[:, :, : self.s]], None
-        for i in range(self.s, x.shape[1], self.s):
-            if memory is None:
-                memory = self.signal.begun(x[:, : self.s])
-            long, look = self._look(q[:, :, i : i + self.s], *self._read(memory))
-            heard.append(short[:, :, i : i + self.s] + long)
-            if i + self.s < x.shape[1]:
-                memory = self._extended(memory, x[:, i : i + self.s], *look)
+        short, queries, tokens = self._within_segments(q, k, v).split(self.s, 2), q.split(self.s, 2), x.split(self.s, 1)
+        heard, before = [short[0]], None
+        for i in range(1, len(tokens)):
+            memory = self._extended(*before) if before else self.signal.begun(tokens[0])
+            long, look = self._look(queries[i], *self._read(memory))
+            heard.append(short[i] + long)
+            before = (memory, tokens[i], *look)
         return self.o(torch.cat(heard, 2).transpose(1, 2).flatten(2))
 
     def _within_segments(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
