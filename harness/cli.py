@@ -8,7 +8,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any
@@ -62,7 +62,8 @@ def plan_(words: Words = None) -> None:
         counts[cell.subject, cell.device] = counts.get((cell.subject, cell.device), 0) + 1
     for (subject, device), count in counts.items():
         typer.echo(f"{count:6} cells  {subject}  on {device}")
-    typer.echo(f"{len(todo)} cells to ask{request.about(todo)}, {len(answered)} answered already in {request.store.root}/")
+    about = request.about(request.seconds(todo))
+    typer.echo(f"{len(todo)} cells to ask{about}, {len(answered)} answered already in {request.store.root}/")
 
 
 @app.command()
@@ -72,9 +73,10 @@ def run(words: Words = None) -> None:
 
     request = _Request(words)
     todo, records = request.split()
-    if said := request.about(todo):
-        typer.echo(f"{len(todo)} cells{said}; interrupted, it goes on where it was", err=True)
-    records += progress.follow(todo, request.limits, request.store, request.suite)
+    seconds = request.seconds(todo)
+    if seconds:
+        typer.echo(f"{len(todo)} cells{request.about(seconds)}; interrupted, it goes on where it was", err=True)
+    records += progress.follow(todo, request.limits, request.store, seconds)
     typer.echo(report.render(report.tables(request.suite, records), "text"))
     files = report.write(request.store.root, request.title, request.suite, request.stored())
     typer.echo(f"\n{report.summary(records)} ({len(records) - len(todo)} from the store)")
@@ -104,7 +106,7 @@ def again(
     _, suite = plan.selection({"suite": cell.suite})
     typed = {key: plan.typed_as(key, value, 0.0) for key, value in settings.items()}
     limits = _limits(suite, {"timeout": 0.0, "memory": 0.0, "workers": 1} | typed)
-    records = progress.follow([(cell, plan.digests(cell, suite))], limits, store, suite)
+    records = progress.follow([(cell, plan.digests(cell, suite))], limits, store, {})
     typer.echo(report.message(records[0]) + _values(records[0].values))
     raise typer.Exit(_status(records))
 
@@ -129,7 +131,7 @@ def check(
         settings["spec"] = declared
     request = _Request(None, {"suite": "correctness", **settings, "impl": name})
     todo: list[tuple[Any, dict[str, str]]] = [(cell, {}) for cell in request.cells]
-    records = progress.follow(todo, request.limits, None, request.suite)
+    records = progress.follow(todo, request.limits, None, {})
     typer.echo(report.render(report.tables(request.suite, records), "text"))
     typer.echo(f"\n{report.summary(records)}")
     words_again = f"harness check {shlex.quote(path)} " + "spec={cell.spec} case={cell.case} dtype={cell.dtype} {question}"
@@ -150,7 +152,7 @@ def audit(
     specs = [word for word in words or () if "=" not in word]
     settings = _read([word for word in words or () if "=" in word])
     asked = judge_of_judges.chosen(specs, settings)
-    meter = progress.Meter(asked.jobs, asked, "cases")
+    meter = progress.Meter({job: asked.cost(job) for job in asked.jobs}, "cases")
     with progress.shown(meter) as show:
 
         def seen(done: Sequence[Any], running: Sequence[Any]) -> None:
@@ -336,12 +338,16 @@ class _Request:
             if key != "round" and values.isdisjoint(asked.get(key, ()))
         ]
 
-    def about(self, todo: list[Any]) -> str:
-        """How long these cells will take, where the suite has an idea of that."""
-        if not todo or not hasattr(self.suite, "cost"):
+    def seconds(self, todo: list[Any]) -> dict[Any, float]:
+        """About how long each of these cells takes; nothing where nobody knows."""
+        return plan.seconds([cell for cell, _ in todo], self.suite, self.store)
+
+    def about(self, seconds: Mapping[Any, float]) -> str:
+        """In words how long cells take together that take so many seconds each."""
+        if not seconds:
             return ""
-        seconds = sum(self.suite.cost(cell) for cell, _ in todo) / min(self.limits.workers, len(todo))
-        return f", about {seconds / 60:.0f} minutes" if seconds > 90 else f", about {seconds:.0f} seconds"
+        together = sum(seconds.values()) / min(self.limits.workers, len(seconds))
+        return f", about {together / 60:.0f} minutes" if together > 90 else f", about {together:.0f} seconds"
 
     def split(self) -> tuple[list[Any], list[Any]]:
         """The cells to be asked here, and the records of those that are answered."""

@@ -105,10 +105,8 @@ class _Meter(progress.Meter):
     """Learns from each run how long the others of its suite will take."""
 
     def __init__(self, steps: Sequence[_Step]):
-        super().__init__(steps, None, "runs")
+        super().__init__(dict.fromkeys(steps, GUESS_S), "runs")
         self.finished_steps: list[_Step] = []
-        self.cost = dict.fromkeys(steps, GUESS_S)
-        self._add_up()
 
     def took(self, step: _Step, seconds: float) -> None:
         self.finished_steps.append(step)

@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from harness import catalogue, machine
-from harness.cell import CRASHED, OUT_OF_MEMORY, TIMED_OUT, Cell, Record, identity
+from harness.cell import CRASHED, OUT_OF_MEMORY, TIMED_OUT, UNSUPPORTED, Cell, Record, identity
 from harness.store import Store
 
 # What every run understands, with its default; a suite adds the entries of its own `settings`.
@@ -26,6 +26,7 @@ WORDS: dict[str, Any] = {
     "results": "results",
     "rerun": False,
 }
+LEAST_S = 1e-3  # what a cell takes at least
 MEANING = {
     "suite": "the question to ask: a name from `harness list suites`",
     "spec": "which components; names, patterns with * and lists with commas",
@@ -164,6 +165,21 @@ def unanswered(
         else:
             answered.append(record)
     return todo, answered
+
+
+def seconds(asked: Sequence[Cell], suite: ModuleType, store: Store) -> dict[Cell, float]:
+    """About how long each cell takes: what it took here when it was last asked, or what the suite expects where that is more.
+
+    As long as the others on average where neither is known; nothing is told where nothing is known of any.
+    """
+    expected = {cell: float(suite.cost(cell)) for cell in asked} if hasattr(suite, "cost") else {}
+    last = {record.cell.key: record for record in store.read(asked[0].suite, machine.name())} if asked else {}
+    known = dict(expected)
+    for cell in asked:
+        if record := last.get(cell.key):
+            known[cell] = max(record.time_s, LEAST_S, 0.0 if record.outcome == UNSUPPORTED else expected.get(cell, 0.0))
+    usual = sum(known.values()) / max(len(known), 1)
+    return {cell: known.get(cell, usual) for cell in asked} if known else {}
 
 
 def _implementations(spec: str, patterns: str) -> list[tuple[catalogue.Item, str]]:

@@ -3,7 +3,6 @@
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from types import ModuleType
 from typing import Any
 
 from rich.console import Console
@@ -18,13 +17,15 @@ SECONDS_BETWEEN_LINES = 15.0
 
 
 def follow(
-    todo: Sequence[tuple[Cell, dict[str, str]]], limits: runner.Limits, store: Store | None, suite: ModuleType
+    todo: Sequence[tuple[Cell, dict[str, str]]], limits: runner.Limits, store: Store | None, seconds: Mapping[Cell, float]
 ) -> list[Record]:
-    """Run cells and return their records; on an interruption say what is kept, and exit with status 130."""
+    """Run cells, which take about so many seconds, and return their records.
+
+    On an interruption it says what is kept, and exits with status 130."""
     if not todo:
         return []
     records: list[Record] = []
-    meter = Meter([cell for cell, _ in todo], suite)
+    meter = Meter({cell: seconds.get(cell, 1.0) for cell, _ in todo})
     try:
         with shown(meter) as show:
             for record in runner.run(todo, limits, store, lambda running: show.update(running)):
@@ -47,11 +48,11 @@ def shown(meter: "Meter") -> "_Bar | _Lines":
 
 
 class Meter:
-    """How much of the work is done, in units of the suite's own estimate of seconds (`cost(cell)`), or in cells."""
+    """How much of the work is done, in units of what each piece costs: about its seconds, or anything in proportion."""
 
-    def __init__(self, cells: Sequence[Any], suite: Any, unit: str = "cells"):
+    def __init__(self, cost: Mapping[Any, float], unit: str = "cells"):
         self.unit = unit
-        self.cost: dict[Any, float] = {cell: float(suite.cost(cell)) if hasattr(suite, "cost") else 1.0 for cell in cells}
+        self.cost = dict(cost)
         self.total = sum(self.cost.values())
         self.done = 0.0
         self.cells_done = 0

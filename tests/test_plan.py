@@ -1,11 +1,14 @@
 """From words to cells: selection, types, what the store answers, and what decides that."""
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from harness import machine, plan
-from harness.cell import Record
+from harness.cell import Cell, Record
 from harness.store import Store
 
 ONE = {"suite": "correctness", "spec": "rotary", "impl": "pairs", "case": "plain", "dtype": "float32", "family": "normal"}
@@ -53,6 +56,38 @@ def test_other_digests_ask_again(tmp_path: Path):
     old = plan.digests(cell, suite) | {"implementation": "older"}
     store.append(Record(cell, "ok", {}, "", old, machine.name(), machine.versions(), 0.0, "2026", "r"))
     assert len(plan.unanswered([cell], suite, store)[0]) == 1
+
+
+def took(store: Store, cell: Cell, outcome: str, time_s: float) -> None:
+    """A record of older code."""
+    store.append(Record(cell, outcome, {}, "", {}, machine.name(), machine.versions(), time_s, "2026", "r"))
+
+
+@pytest.mark.parametrize(
+    ("outcome", "time_s", "expected", "told"),
+    [
+        ("ok", 9.0, 2.0, 9.0),
+        ("ok", 0.5, 2.0, 2.0),
+        ("ok", 9.0, None, 9.0),
+        ("unsupported", 0.5, 2.0, 0.5),
+        ("ok", 0.0, None, 1e-3),
+    ],
+)
+def test_a_cell_takes_as_long_as_it_last_took_or_longer(
+    tmp_path: Path, outcome: str, time_s: float, expected: float | None, told: float
+):
+    (cell,), _ = asked()
+    took(Store(tmp_path), cell, outcome, time_s)
+    suite: Any = SimpleNamespace() if expected is None else SimpleNamespace(cost=lambda cell: expected)
+    assert plan.seconds([cell], suite, Store(tmp_path)) == {cell: told}
+
+
+def test_a_cell_that_nobody_knows_takes_as_long_as_others(tmp_path: Path):
+    (cell,), _ = asked()
+    other, suite = replace(cell, seed=1), SimpleNamespace()
+    assert plan.seconds([cell, other], suite, Store(tmp_path)) == {}
+    took(Store(tmp_path), cell, "ok", 9.0)
+    assert plan.seconds([cell, other], suite, Store(tmp_path)) == {cell: 9.0, other: 9.0}
 
 
 def test_a_selection_of_nothing_says_what_else_could_be_asked():
