@@ -1,0 +1,66 @@
+"""Compares a commit with itself, again and again, by the gate on wall-clock: nothing got slower, so every alarm is a false one.
+
+    python ci/same_code.py times=20 spec=attention,retention impl=torch_sdpa,chunkwise length=512 pairs=6 out=results/false-alarms
+
+Every other setting is that of `harness compare HEAD HEAD suite=speed`. Prints a line a comparison; exits with 1 where one alarms,
+with 2 where one could not be made.
+"""
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+from tabulate import tabulate
+
+from harness import machine
+from harness.paired import SLOWER, VERDICTS
+
+
+def compared(settings: list[str]) -> pd.DataFrame:
+    """A row for each cell: the ratio of times with its interval, the smallest slowdown found, and the verdict."""
+    command = [sys.executable, "-m", "harness", "compare", "HEAD", "HEAD", "suite=speed", *settings, "format=csv"]
+    said = subprocess.run(command, capture_output=True, text=True, check=False)
+    if not said.stdout:
+        print(f"{said.stderr}\nno comparison was made: {' '.join(command)}", file=sys.stderr)
+        raise SystemExit(2)
+    return pd.read_csv(io.StringIO(said.stdout))
+
+
+def by_cell(rows: pd.DataFrame) -> pd.DataFrame:
+    """For each cell over all comparisons: verdicts, the ratios that were seen, and the slowdowns that would have been found."""
+    cells = rows.groupby(["implementation", "case", "form", "length"])
+    counts = {verdict: cells.verdict.agg(lambda of, verdict=verdict: int((of == verdict).sum())) for verdict in VERDICTS}
+    ratio = {"lowest ratio": cells["ratio"].min(), "median ratio": cells["ratio"].median(), "highest ratio": cells["ratio"].max()}
+    finds = {"finds from, median": cells["finds from"].median(), "at worst": cells["finds from"].max()}
+    return pd.DataFrame({"comparisons": cells.size(), **counts, **ratio, **finds}).round(3).reset_index()
+
+
+def main(words: list[str]) -> int:
+    settings = dict(word.split("=", 1) for word in words)
+    times, out = int(settings.pop("times", "20")), settings.pop("out", "")
+    found = []
+    for number in range(1, times + 1):
+        found.append(compared([f"{key}={value}" for key, value in settings.items()]).assign(comparison=number))
+        counts = found[-1].verdict.value_counts()
+        print(f"{number:4} of {times}: {', '.join(f'{counts[name]} {name}' for name in counts.index)}", flush=True)
+    rows = pd.concat(found)
+    table = by_cell(rows)
+    alarms = rows[rows.verdict == SLOWER].comparison.nunique()
+    summary = f"{alarms} of {times} comparisons of a commit with itself raised an alarm, on {machine.name()}"
+    text = tabulate(table.values.tolist(), headers=list(table.columns), tablefmt="pipe")
+    print(f"{text}\n{summary}")
+    if out:
+        place = Path(out)
+        place.mkdir(parents=True, exist_ok=True)
+        rows.to_csv(place / "same-code.csv", index=False)
+        asked = " ".join(f"{key}={value}" for key, value in settings.items())
+        (place / "same-code.md").write_text(
+            f"# The same code against itself\n\nWritten by `ci/same_code.py times={times} {asked}`: {summary}.\n\n{text}\n"
+        )
+    return int(alarms > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
