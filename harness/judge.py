@@ -186,7 +186,7 @@ def law(contestant: Contestant, case: Case, name: str, seed: int = 0) -> Answer:
         budget = {key: _half_the_digits(right, case.dtype) for key, (_, right) in sides.items()}
         truths = lambda low_precision: (equal, budget)  # noqa: E731
     axes = {key: verdict.axes_of(spec, case).get(key.split()[0], ()) for key in got}
-    found = verdict.judge(truths, {"": got}, axes, _allowance(spec, case.dtype), sides=True)
+    found = verdict.judge(truths, {"": got}, axes, _allowance(spec, case.dtype), sides=True, in_float64=not spec.defined)
     # A law may compare the same quantity many times.
     quantities = dict.fromkeys(key.split()[0] for key in found.scores)
     scores = {it: max(score for key, score in found.scores.items() if key.split()[0] == it) for it in quantities}
