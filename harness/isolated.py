@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from harness import catalogue
-from harness.cell import CRASHED, OK, Answer, Cell, _finite
+from harness.cell import CRASHED, OK, Answer, Cell, finite
 from harness.cost import Question
 from harness.implementation import Implementation, claims
 from harness.spec import Bunch, Case, Spec
@@ -156,7 +156,7 @@ def serve(line: socket.socket, answer_to: Callable[[BaseException], Answer]) -> 
 
 def _send(stream: BufferedRWPair, header: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:
     rows = [(name, str(t.dtype).removeprefix("torch."), list(t.shape)) for name, t in tensors.items()]
-    stream.write(json.dumps({**_finite(header), "tensors": rows}).encode() + b"\n")
+    stream.write(json.dumps({**finite(header), "tensors": rows}).encode() + b"\n")
     for tensor in tensors.values():
         stream.write(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     stream.flush()
