@@ -112,9 +112,15 @@ def implementations(spec: str | None = None) -> dict[str, Item]:
     """Every implementation by `spec/name`: those of this project and those of installed packages."""
     files = sorted((HOME / "implementations").glob("*/[!_]*.py"))
     found = {f"{path.parent.name}/{path.stem}": path for path in files}
-    for point in importlib.metadata.entry_points(group=GROUP):
+    for point in _points():
         found.setdefault(point.name, _module_file(point.value.partition(":")[0]))
     return {name: Item("implementation", name, path) for name, path in found.items() if spec in (None, name.partition("/")[0])}
+
+
+@cache
+def _points() -> importlib.metadata.EntryPoints:
+    """What installed packages name as implementations; read once, for all that is installed is searched for it."""
+    return importlib.metadata.entry_points(group=GROUP)
 
 
 def suites() -> dict[str, Item]:

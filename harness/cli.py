@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from harness import catalogue, plan
+from harness.cell import OK, UNSUPPORTED
 from harness.contract import ContractError
 
 app = typer.Typer(
@@ -466,7 +467,7 @@ def _close(records: Sequence[Any], again: str = "harness again {key}") -> None:
 
 
 def _status(records: Sequence[Any]) -> int:
-    return int(any(record.outcome not in ("ok", "unsupported") for record in records))
+    return int(any(record.outcome not in (OK, UNSUPPORTED) for record in records))
 
 
 def _values(values: Any) -> str:

@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 from harness import Unsupported, asking, catalogue, cost
 from harness.cell import Cell
 from harness.contract import ContractError
-from harness.spec import DTYPES, GRADIENT, Bunch, Case, Spec
+from harness.spec import DTYPES, GRADIENT, Bunch, Case, Spec, dtype_name
 from harness.verdict import IN_FLOAT64
 
 
@@ -198,7 +198,7 @@ def _check_output(tensor: Any, got: Any, case: Case) -> None:
         raise ContractError(f"{tensor} has shape {list(got.shape)}, but should have {list(expected)} ({sizes})")
     if got.dtype != case.dtype:
         asked = f"\n  {IN_FLOAT64}" if case.dtype == torch.float64 else ""
-        raise ContractError(f"{tensor} is {_short(got.dtype)}, but should be {_short(case.dtype)}{asked}")
+        raise ContractError(f"{tensor} is {dtype_name(got.dtype)}, but should be {dtype_name(case.dtype)}{asked}")
     if got.device.type != case.device or got.layout is not torch.strided:
         raise ContractError(f"{tensor} is on {got.device.type} as {got.layout}, but should be a strided tensor on {case.device}")
 
@@ -213,7 +213,3 @@ def _same_names(got: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     for name, shape in wanted.items():
         if tuple(got[name]) != tuple(shape):
             raise ContractError(f"parameter {name} has shape {list(got[name])}, but should have {list(shape)}")
-
-
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 from harness import catalogue
-from harness.cell import CRASHED, OK, Answer, Cell, _finite
+from harness.cell import CRASHED, OK, Answer, Cell, finite
 from harness.cost import Question
 from harness.implementation import Implementation, claims
-from harness.spec import Bunch, Case, Spec
+from harness.spec import Bunch, Case, Spec, dtype_name
 
-KINDS = {str(kind).removeprefix("torch."): kind for kind in (torch.float64, torch.float32, torch.float16, torch.bfloat16)}
-KINDS |= {str(kind).removeprefix("torch."): kind for kind in (torch.int64, torch.int32, torch.int8, torch.uint8, torch.bool)}
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+KINDS = {dtype_name(kind): kind for kind in (*FLOATS, torch.int64, torch.int32, torch.int8, torch.uint8, torch.bool)}
 LONGEST_LINE = 2**20
 LARGEST_ANSWER = 2**32
 
@@ -155,8 +155,8 @@ def serve(line: socket.socket, answer_to: Callable[[BaseException], Answer]) -> 
 
 
 def _send(stream: BufferedRWPair, header: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    rows = [(name, str(t.dtype).removeprefix("torch."), list(t.shape)) for name, t in tensors.items()]
-    stream.write(json.dumps({**_finite(header), "tensors": rows}).encode() + b"\n")
+    rows = [(name, dtype_name(t.dtype), list(t.shape)) for name, t in tensors.items()]
+    stream.write(json.dumps({**finite(header), "tensors": rows}).encode() + b"\n")
     for tensor in tensors.values():
         stream.write(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     stream.flush()
@@ -183,8 +183,7 @@ def _receive(stream: BufferedRWPair) -> tuple[dict[str, Any], Bunch]:
 
 
 def _told(case: Case) -> dict[str, Any]:
-    kind = str(case.dtype).removeprefix("torch.")
-    return {"name": case.name, "values": dict(case.values), "dtype": kind, "device": case.device}
+    return {"name": case.name, "values": dict(case.values), "dtype": dtype_name(case.dtype), "device": case.device}
 
 
 def _case(told: dict[str, Any]) -> Case:

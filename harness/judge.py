@@ -18,7 +18,7 @@ from harness.contract import ContractError
 from harness.cost import Question
 from harness.implementation import Implementation
 from harness.isolated import Isolated
-from harness.spec import GRADIENT, Bunch, Case, Spec, dice
+from harness.spec import GRADIENT, Bunch, Case, Spec, dice, dtype_name
 
 Contestant = Implementation | Isolated
 HALF, QUARTER = 0.5, 0.25  # of the digits
@@ -119,7 +119,7 @@ def by_the_digits(spec: Spec, case: Case, truth: Mapping[str, Tensor], got: Mapp
         lambda low_precision: (truth, budget),
         {"": got},
         verdict.axes_of(spec, case),
-        f"{'half' if share == HALF else 'a quarter'} of the digits of {_short(case.dtype)}",
+        f"{'half' if share == HALF else 'a quarter'} of the digits of {dtype_name(case.dtype)}",
     )
     return found.answer
 
@@ -186,7 +186,7 @@ def law(contestant: Contestant, case: Case, name: str, seed: int = 0) -> Answer:
         budget = {key: _half_the_digits(right, case.dtype) for key, (_, right) in sides.items()}
         truths = lambda low_precision: (equal, budget)  # noqa: E731
     axes = {key: verdict.axes_of(spec, case).get(key.split()[0], ()) for key in got}
-    found = verdict.judge(truths, {"": got}, axes, _allowance(spec, case.dtype), sides=True)
+    found = verdict.judge(truths, {"": got}, axes, _allowance(spec, case.dtype), sides=True, in_float64=not spec.defined)
     # A law may compare the same quantity many times.
     quantities = dict.fromkeys(key.split()[0] for key in found.scores)
     scores = {it: max(score for key, score in found.scores.items() if key.split()[0] == it) for it in quantities}
@@ -228,11 +228,7 @@ def _half_the_digits(tensor: Tensor, dtype: torch.dtype, of_the_largest: float =
 
 
 def _allowance(spec: Spec, dtype: torch.dtype) -> str:
-    return f"rounding budget of {_short(dtype)} on this input" if spec.defined else f"half the digits of {_short(dtype)}"
-
-
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+    return f"rounding budget of {dtype_name(dtype)} on this input" if spec.defined else f"half the digits of {dtype_name(dtype)}"
 
 
 def _reference(spec: Spec, case: Case, wrt: list[str]) -> rounding.Function:

@@ -244,11 +244,7 @@ class _Change:
 
 
 def _changes(definition: ast.stmt) -> list[_Change]:
-    return [
-        _Change(path, field, index, new)
-        for path, field, index in _places((definition,))
-        for new in _replacements(path[-1], path[-2])
-    ]
+    return [_Change(path, field, index, new) for path, field, index in _places((definition,)) for new in _replacements(path[-1])]
 
 
 def _places(path: tuple[ast.AST, ...]) -> Iterator[tuple[tuple[ast.AST, ...], str, int | None]]:
@@ -267,7 +263,7 @@ def _places(path: tuple[ast.AST, ...]) -> Iterator[tuple[tuple[ast.AST, ...], st
                 yield from _places((*path, child))
 
 
-def _replacements(node: ast.AST, parent: ast.AST) -> Iterator[ast.AST]:
+def _replacements(node: ast.AST) -> Iterator[ast.AST]:
     for new in OPERATORS.get(type(node), ()):
         yield new()
     if (number := _number(node)) is not None:

@@ -3,6 +3,8 @@
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -143,12 +145,18 @@ def cells(chosen: Selection, suite: ModuleType) -> list[Cell]:
 
 def digests(cell: Cell, suite: ModuleType) -> dict[str, str]:
     """Digests of the code, and of the data of the suite, that decide the answer to a cell."""
-    found = {
-        "suite": catalogue.digest(catalogue.find("suite", cell.suite).path),
-        "spec": catalogue.digest(catalogue.find("spec", cell.spec).path),
-        "implementation": catalogue.digest(catalogue.implementation(cell.spec, cell.implementation).path),
-    }
+    found = _of_code(cell.suite, cell.spec, cell.implementation, Path.cwd())
     return found | (suite.digests(cell) if hasattr(suite, "digests") else {})
+
+
+@cache
+def _of_code(suite: str, spec: str, implementation: str, here: Path) -> dict[str, str]:
+    """The same for thousands of cells, so looked up once; files are named from the folder `here`."""
+    return {
+        "suite": catalogue.digest(catalogue.find("suite", suite).path),
+        "spec": catalogue.digest(catalogue.find("spec", spec).path),
+        "implementation": catalogue.digest(catalogue.implementation(spec, implementation).path),
+    }
 
 
 def unanswered(

@@ -6,7 +6,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from harness import machine
-from harness.cell import OK, UNSUPPORTED, Cell, Record
+from harness.cell import CRASHED, OK, OUT_OF_MEMORY, TIMED_OUT, UNSUPPORTED, WRONG, Cell, Record
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,10 +121,9 @@ def message(record: Record, again: str = "harness again {key}") -> str:
     """What is to be said of one record: subject, what is wrong, facts, next step."""
     cell = record.cell
     question = cell.settings.get("law")
-    what = {"wrong": "is wrong", "out_of_memory": "ran out of memory", "timed_out": "timed out", "crashed": "crashed"}.get(
-        record.outcome, f"is {record.outcome}"
-    )
-    what = f"breaks the law {question}" if question and record.outcome == "wrong" else what
+    ends = {OUT_OF_MEMORY: "ran out of memory", TIMED_OUT: "timed out", CRASHED: "crashed"}
+    what = ends.get(record.outcome, f"is {record.outcome}")
+    what = f"breaks the law {question}" if question and record.outcome == WRONG else what
     family = f", inputs {cell.settings['family']}" if cell.settings.get("family", "normal") != "normal" else ""
     where = f" in case {cell.case}" if cell.case else f" in suite {cell.suite}"
     facts = [record.note if record.note.startswith("  ") else f"  {record.note}"] if record.note else []

@@ -24,7 +24,7 @@ from typing import Any
 import psutil
 
 from harness import catalogue, machine
-from harness.cell import CRASHED, OK, OUT_OF_MEMORY, TIMED_OUT, UNSUPPORTED, WRONG, Answer, Cell, Record, _finite
+from harness.cell import CRASHED, OK, OUT_OF_MEMORY, TIMED_OUT, UNSUPPORTED, WRONG, Answer, Cell, Record, finite
 from harness.store import Store
 
 # Cells that share a worker: few enough to be shared out evenly (so many shares for each worker), many enough that starting one,
@@ -177,7 +177,7 @@ class Worker:
         self.progress = (0.0, "")
         self.asked_at = time.monotonic()
         try:
-            self.line.sendall(json.dumps(_finite(asdict(self.cell))).encode() + b"\n")
+            self.line.sendall(json.dumps(finite(asdict(self.cell))).encode() + b"\n")
         except OSError:
             return  # it has ended already; the next look says how
 

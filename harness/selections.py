@@ -19,9 +19,8 @@ from harness.store import Store
 if TYPE_CHECKING:
     import pandas as pd
 
-# What of a record may be selected, beside the settings of its cell.
+# What of a record may be chosen that is not of its cell.
 OF_RECORDS = ("run", "commit", "machine")
-OF_CELLS = ("spec", "impl", "variant", "case", "dtype", "device", "seed")
 # Which values are compared where nothing else is said; quantity=* are all of them.
 QUANTITIES = {"speed": "seconds", "correctness": "score", "long-context": "bits_per_byte*", "in-context-learning": "found*"}
 TIMES = ("seconds", "*_s", "*seconds*")
@@ -93,7 +92,7 @@ def compare(first: Choice, second: Choice, suite: str, common: Mapping[str, str]
     for chosen, found in zip((first, second), both, strict=True):
         if not found:
             raise WrongRequest(_nothing(f"{chosen.letter} ({chosen})", records, suite, store))
-    machines = _machines(first, second, common, both)
+    machines = _machines(first, second, both)
     differing = {key for key, value in first.words.items() if second.words.get(key, value) != value}
     a, b = (_by_identity(chosen, found, differing) for chosen, found in zip((first, second), both, strict=True))
     pattern = quantity or QUANTITIES.get(suite, "*")
@@ -157,7 +156,7 @@ def _newest(chosen: Choice, records: Sequence[Record], common: Mapping[str, str]
     return list({(record.machine, record.cell.key): record for record in records}.values())
 
 
-def _machines(first: Choice, second: Choice, common: Mapping[str, str], both: Sequence[Sequence[Record]]) -> list[str]:
+def _machines(first: Choice, second: Choice, both: Sequence[Sequence[Record]]) -> list[str]:
     """The machine of each side: one each, and the same, unless both are named."""
     of = [sorted({record.machine for record in found}) for found in both]
     for chosen, names in zip((first, second), of, strict=True):

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
-from harness import catalogue
+from harness import catalogue, plan
 
 if TYPE_CHECKING:
     from harness.spec import Spec
@@ -111,6 +111,7 @@ def _suite(item: catalogue.Item) -> str:
             f"{item.name}  ({item.path})",
             item.doc,
             _block("settings", settings),
+            _block("settings of every run", (f"{word}={plan.WORDS[word]}  {meaning}" for word, meaning in plan.MEANING.items())),
             f"limits of a cell (seconds, GiB)\n  {limits}",
             f"run it\n  harness run suite={item.name}",
         ]

@@ -38,6 +38,11 @@ GRADIENT = ".grad"
 LOOKED_UP = r"embedding\.|^positions\.|^memory\.|^segments\.|bias"
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """`float32`, as cells and messages name it."""
+    return str(dtype).removeprefix("torch.")
+
+
 class Bunch(dict[str, Any]):
     """A dict whose entries can also be read as attributes: `x.q` is `x["q"]`."""
 
@@ -115,9 +120,8 @@ class Spec:
     parameters: tuple[Named, ...]
     sizes: dict[str, Any]
     cases: dict[str, dict[str, Any]]
-    defined: bool = (
-        True  # whether the function defines it; otherwise each implementation is its own definition, and has laws only
-    )
+    # Whether the function defines it; otherwise each implementation is its own definition, and has laws only.
+    defined: bool = True
     laws: dict[str, Law] = field(default_factory=dict)
     mistakes: dict[str, Mistake] = field(default_factory=dict)
     families: dict[str, Callable[..., Mapping[str, Tensor]]] = field(default_factory=dict)

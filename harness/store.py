@@ -47,10 +47,6 @@ class Store:
         """The newest record of each identity."""
         return {record.identity: record for record in self.read(suite, machine)}
 
-    def unreadable(self, suite: str | None = None, machine: str | None = None) -> int:
-        """How many lines are no records."""
-        return sum(record is None for record in self.lines(suite, machine))
-
 
 def _record(line: str) -> Record | None:
     try:

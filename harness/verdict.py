@@ -47,12 +47,13 @@ def judge(
     axes: Mapping[str, Sequence[str]],
     allowance: str,
     sides: bool = False,
+    in_float64: bool = False,
 ) -> Verdict:
     """Compare answers with what is right, within what may be lost; `allowance` says in words what that is.
 
     `answers` are named tensors for each way in which the question was put (the plain one has no name); the worst counts.
     `axes` names the axes of each result, for the message. With `sides`, results are differences of two sides of a law, and the
-    message is about the first that is too large, not about the worst.
+    message is about the first that is too large, not about the worst. `in_float64` says that the law was asked in float64 alone.
     """
     if not answers or not all(answers.values()):
         return Verdict(float("inf"), "", {}, "  nothing was compared")
@@ -76,9 +77,8 @@ def judge(
     if sides:
         failing = [name for name in truth if by_way[way][name] > 1]
         told = failing[0]
-    note = _difference(
-        told, answers[way][told].cpu(), truth[told], allowed[told], axes.get(told, ()), strict[way][told], allowance, sides
-    )
+    got, of = answers[way][told].cpu(), axes.get(told, ())
+    note = _difference(told, got, truth[told], allowed[told], of, strict[way][told], allowance, sides, in_float64)
     if sides and len(failing) > 1:
         others = dict.fromkeys(name.split()[0] for name in failing[1:])
         note += f"\n  {len(failing)} of {len(truth)} comparisons fail; the others are of {', '.join(others)}"
@@ -93,7 +93,8 @@ def _difference(
     axes: Sequence[str],
     score: float,
     allowance: str,
-    sides: bool = False,
+    sides: bool,
+    in_float64: bool,
 ) -> str:
     """The lines that say where a result is off, and by how much."""
     if truth.numel() == 0:
@@ -113,7 +114,7 @@ def _difference(
         if wrong.any()
         else "  no element stands out: all are a little off, in the same way",
     ]
-    if sides and allowance.endswith("float64") and off[at] * ROOT < LITTLE:
+    if in_float64 and off[at] * ROOT < LITTLE:
         lines.append(f"  {IN_FLOAT64}")
     if not got.isfinite().all() and truth.isfinite().all():
         lines.append(f"  {int((~got.isfinite()).sum())} of {got.numel()} elements are NaN or infinite")

@@ -40,7 +40,7 @@ def trained(made_of: Mapping[str, Any], train: Callable[[], dict[str, Any]]) -> 
     path.parent.mkdir(parents=True, exist_ok=True)
     # Two that want the same weights at once do not both train; the lock ends with the process that holds it.
     with FileLock(path.with_suffix(".lock")):
-        if _whole(path):
+        if whole(path):
             return torch.load(path, weights_only=True), True
         made = _made(train)
         # Under another name first: a file of this name is always whole, whenever a run is killed.
@@ -60,9 +60,9 @@ def _made(train: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         raise ContractError(str(why)) from why
 
 
-def _whole(path: Path) -> bool:
+def whole(path: Path) -> bool:
     """Whether a file is there and every bit of it is what was written."""
-    if not path.exists():
+    if not path.is_file():
         return False
     try:
         with zipfile.ZipFile(path) as file:

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from harness import Unsupported, catalogue, machine
-from harness.cell import CRASHED, OUT_OF_MEMORY, UNSUPPORTED, WRONG, Answer, Cell, _finite
+from harness.cell import CRASHED, OUT_OF_MEMORY, UNSUPPORTED, WRONG, Answer, Cell, finite
 from harness.contract import ContractError
 from harness.implementation import Implementation
 from harness.isolated import Said, Stand
@@ -46,7 +46,7 @@ def serve(line: socket.socket, output: str, memory_bytes: int, threads: int) -> 
         if os.getpid() != process:
             os._exit(0)  # a child that the implementation forked and let come back: it has no say
         os.chdir(here)
-        _send(line, {"answer": _finite(asdict(answer)), "key": cell.key, "time_s": time.perf_counter() - began})
+        _send(line, {"answer": finite(asdict(answer)), "key": cell.key, "time_s": time.perf_counter() - began})
 
 
 def asked(cell: Cell, progress: Progress = lambda fraction, doing: None, stand: Stand | None = None) -> Answer:

@@ -128,3 +128,16 @@ def test_a_growth_that_nobody_knows_is_not_understood(said: str, tmp_path: Path)
     path = tmp_path / "yours.py"
     path.write_text('"""Yours."""\ngrows = {"time": "N log N"}\n')
     assert catalogue.Item("implementation", "yours", path).facts["grows"] == {"time": "N log N"}
+
+
+def test_an_installed_package_names_implementations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (told := tmp_path / "theirs-1.0.dist-info").mkdir()
+    (told / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (told / "entry_points.txt").write_text(f"[{catalogue.GROUP}]\nattention/theirs = their_module:make\n")
+    (tmp_path / "their_module.py").write_text('"""Theirs."""\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    catalogue._points.cache_clear()
+    try:
+        assert catalogue.implementation("attention", "theirs").path == tmp_path / "their_module.py"
+    finally:
+        catalogue._points.cache_clear()

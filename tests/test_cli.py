@@ -189,13 +189,14 @@ def test_show_tells_of_every_kind(name: str, tmp_path: Path):
         ("transformer_streaming", ["GELU is exact (erf)", "LayerNorm has eps 1e-5", "otherwise\n  t=16, sinks=4\n"]),
         ("retnet", ["GELU is exact (erf)"]),
         ("rms_norm", ["otherwise\n  eps=1e-06\n"]),
+        ("speed", ["\n  rounds=2\n", "\n  workers=0  processes at a time; 0: one for each core\n"]),
         (
             "attention",
             ["\n  visibility=full (or causal, prefix, sliding_window, lambda), window=0, prefix=0, sinks=0, block=16\n"],
         ),
     ],
 )
-def test_show_tells_of_the_skeleton_and_of_the_defaults(name: str, parts: list[str]):
+def test_show_tells_of_the_skeleton_of_defaults_and_of_settings(name: str, parts: list[str]):
     said = show.page(name)
     for part in parts:
         assert part in said

@@ -53,6 +53,13 @@ def test_a_law_finds_who_breaks_it(law: str, mix):
     assert outcomes(of(mix))[law] == "wrong"
 
 
+@pytest.mark.parametrize(("leak", "said"), [(1e-6, True), (1e-2, False)])
+def test_a_law_that_is_broken_by_little_is_said_to_be_judged_in_float64(leak: float, said: bool):
+    answer = judge.law(of(lambda x: x.cumsum(1) + leak * x.roll(-1, 1)), SPEC.case("plain"), "the_future_is_invisible")
+    assert answer.outcome == "wrong"
+    assert ("laws are judged in float64" in answer.note) is said
+
+
 def test_its_first_values_are_the_same_at_every_length_batch_and_dtype():
     found = of(lambda x: x.cumsum(1))
     at = SPEC.case("plain")

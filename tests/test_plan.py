@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from harness import machine, plan
+from harness import catalogue, machine, plan
 from harness.cell import Cell, Record
 from harness.store import Store
 
@@ -114,3 +114,12 @@ def test_two_implementations_of_one_name_are_refused(tmp_path: Path):
     with pytest.raises(plan.WrongRequest, match=r"are both called rotary/pairs.py in tables.\n  Ask one at a time"):
         asked(impl=f"{one},{two}")
     assert [cell.subject for cell in asked(impl=f"pairs,{one}")[0]] == ["rotary/pairs", "rotary/pairs.py"]
+
+
+def test_what_many_cells_have_in_common_is_looked_up_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    cells, suite = asked(case="*", dtype="*")
+    plan._of_code.cache_clear()
+    looked, find = [], catalogue.find
+    monkeypatch.setattr(catalogue, "find", lambda *what: looked.append(what) or find(*what))
+    assert len(plan.unanswered(cells, suite, Store(tmp_path))[0]) == len(cells) > 2
+    assert sorted(looked) == [("spec", "rotary"), ("suite", "correctness")]

@@ -26,5 +26,8 @@ def test_where_the_definition_gives_no_number_it_is_said():
 def test_a_law_in_float64_that_is_broken_by_little_is_a_part_in_less(apart: float, said: bool):
     sides, budget = torch.full((1, 3), apart).double(), torch.full((1, 3), 2.0**-26.5).double()
     truths = {"logits": torch.zeros(1, 3).double()}, {"logits": budget}
-    told = verdict.judge(lambda low: truths, {"": {"logits": sides}}, {}, "half the digits of float64", sides=True).note
-    assert (verdict.IN_FLOAT64 in told) is said
+    told = [
+        verdict.judge(lambda low: truths, {"": {"logits": sides}}, {}, "some digits", sides=True, in_float64=asked).note
+        for asked in (True, False)
+    ]
+    assert [verdict.IN_FLOAT64 in note for note in told] == [said, False]

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from harness import catalogue, plan, terms
+from harness import catalogue, plan, terms, weights
 from harness.cell import Cell
 from harness.implementation import Implementation
 
@@ -55,10 +55,15 @@ def export(path: str | Path, words: Mapping[str, Any], report: Report) -> Cell:
 
 
 def load(path: str | Path, device: str = "cpu") -> Model:
-    """The model that was exported to a file, in float32 and ready to be asked. WrongRequest where the file is no such export."""
+    """The model that was exported to a file, in float32 and ready to be asked. WrongRequest where the file is no such export.
+
+    What hinders reading it, such as a lack of memory or of the right to, is raised as it is.
+    """
     try:
-        kept = torch.load(path, map_location=device, weights_only=True)
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError):
+        kept = torch.load(path, map_location=device, weights_only=True) if weights.whole(Path(path)) else None
+    except (RuntimeError, pickle.UnpicklingError) as error:
+        if "memory" in str(error):
+            raise
         kept = None
     if not isinstance(kept, dict) or not {"spec", "implementation", "variant", "sizes", "weights", "told"} <= set(kept):
         raise plan.WrongRequest(

@@ -240,6 +240,32 @@ def test_an_exported_model_is_the_one_that_was_trained(evaluate, tmp_path, monke
         exported.load(tmp_path / "other.pt")
 
 
+def flipped(whole):
+    at = whole.index(torch.arange(3000.0).numpy().tobytes()) + 5000
+    return whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]
+
+
+@pytest.mark.parametrize("damaged", [flipped, lambda whole: whole[:-400], lambda whole: b""], ids=["a bit", "cut off", "empty"])
+def test_a_damaged_export_is_none(damaged, tmp_path):
+    told = dict.fromkeys(("spec", "implementation", "variant", "sizes", "told"), "")
+    torch.save({**told, "weights": torch.arange(3000.0)}, file := tmp_path / "model.pt")
+    file.write_bytes(damaged(file.read_bytes()))
+    with pytest.raises(exported.plan.WrongRequest, match="is no exported model"):
+        exported.load(file)
+
+
+@pytest.mark.parametrize("why", [RuntimeError("can't allocate memory"), MemoryError(), PermissionError(13, "Permission denied")])
+def test_what_hinders_reading_an_export_is_told(why, tmp_path, monkeypatch):
+    def hindered(*of, **told):
+        raise why
+
+    torch.save({}, tmp_path / "model.pt")
+    monkeypatch.setattr(torch, "load", hindered)
+    with pytest.raises(type(why)) as told:
+        exported.load(tmp_path / "model.pt")
+    assert told.value is why
+
+
 def digest_of(x):
     return hashlib.sha256(x.numpy().tobytes()).hexdigest()
 
