@@ -1,4 +1,4 @@
-"""How many numbers a model is made of, and what a table says where that is not the same for all that were trained alike."""
+"""How many numbers a model is made of, and what a table says where that, or its training, is not that of the others."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -21,11 +21,14 @@ def counted(model: "nn.Module", learned: Mapping[str, Any]) -> dict[str, int]:
     }
 
 
-def note(values: Mapping[str, Any], budget: int) -> str:
-    """Said of a record whose model has more or fewer parameters than the others, or many numbers that are none."""
+def note(values: Mapping[str, Any], budget: int, training: Mapping[str, Any]) -> str:
+    """Said of a record whose model was not trained as the others, has more or fewer parameters, or many numbers that are none."""
+    notes = [f"weights of {training['weights_of']}"] if "weights_of" in training else []
+    if tuned := training.get("fine_tuned"):
+        notes.append(f"fine-tuned on {tuned['bytes']} bytes at {tuned['length']}")
     # Records of before 2026-11-22 do not say what is beside the parameters.
     parameters, beside = values["parameters"], values.get("beside_parameters", 0)
-    off, notes = parameters / budget - 1, []
+    off = parameters / budget - 1
     if abs(off) > UNEQUAL:
         notes.append(f"{abs(off):.0%} {'over' if off > 0 else 'under'} the {budget:,} parameters of the others")
     if beside > UNEQUAL * parameters:

@@ -155,7 +155,6 @@ def _training(good: Sequence[Record]) -> Rows:
         for model, own in _by_model(r for r in good if r.cell.case == probe).items():
             for stage, first in own[0].values["training"].items() if "model" not in own[0].cell.settings else ():
                 told = [r.values["training"][stage] for r in own]
-                weights = f"weights of {first['weights_of']}" if "weights_of" in first else ""
                 rows.append(
                     {
                         "probe": probe,
@@ -168,7 +167,7 @@ def _training(good: Sequence[Record]) -> Rows:
                         "score of conformance": round(max(float(r.values["conformance"]) for r in own), 2),
                         "training bits per answer": round(interval.mean([t["bits_per_answer"] for t in told]), 3),
                         "time_s": round(interval.mean([t["time_s"] for t in told]), 1),
-                        "note": ", ".join(filter(None, [weights, budget.note(own[0].values, _parameters(own[0].cell))])),
+                        "note": budget.note(own[0].values, _parameters(own[0].cell), first),
                     }
                 )
     return rows

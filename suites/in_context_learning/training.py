@@ -3,6 +3,8 @@
 How that is found is said in `harness.lessons`, what models take from one another in `harness.terms`.
 """
 
+import hashlib
+import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -22,6 +24,8 @@ from .batch import Batch
 from .remapping import Remapping
 from .scales import SCALES, probe_of
 
+# What decides how all are taught, beside the model and the probe with all that these import.
+TERMS = (Path(__file__), Path(lessons.__file__), Path(terms.__file__))
 TRAINED, TUNED = "trained", "symbol-tuned"
 TUNING_RATE = 0.5  # of symbol tuning, over that of training
 UNTAUGHT: dict[str, Any] = {"steps": 0, "weights": "of the checkpoint"}  # what is said of a checkpoint in place of its training
@@ -70,9 +74,9 @@ def _learned(
     scale, probe = SCALES[cell.settings["scale"]], probe_of(cell)
     rows, steps, *tuning = scale["probes"][cell.case]
     case = contestant.spec.case("plain", torch.float32, cell.device).resized(sizes)
-    code = [catalogue.implementation(cell.spec, cell.implementation).path, Path(__file__)]  # with all that they import
+    code = [catalogue.implementation(cell.spec, cell.implementation).path, Path(inspect.getfile(type(probe)))]
     made_of = {
-        "code": [catalogue.digest(path) for path in code],
+        "code": [*map(catalogue.digest, code), *(hashlib.sha256(path.read_bytes()).hexdigest() for path in TERMS)],
         "sizes": [dict(sizes), rows, scale["batch"]],
         "asked": [cell.spec, cell.implementation, cell.variant, cell.case, cell.seed, cell.device],
         "versions": torch.__version__,

@@ -208,9 +208,6 @@ def _training_row(good: Sequence[Record]) -> dict[str, Any]:
     if not good:
         return {}
     told = [r.values["training"] for r in good]
-    tuned = told[0].get("fine_tuned")
-    after = f"fine-tuned on {tuned['bytes']} bytes at {tuned['length']}" if tuned else ""
-    unequal = budget.note(good[0].values, scale_of(good[0].cell)["parameters"])
     return {
         "parameters": good[0].values["parameters"],
         "bytes": told[0]["bytes"],
@@ -219,9 +216,7 @@ def _training_row(good: Sequence[Record]) -> dict[str, Any]:
         "score of conformance": round(max(float(r.values["score"]) for r in good), 2),
         "training bits per byte": round(sum(t["bits_per_byte"] for t in told) / len(good), 3),
         "time_s": round(sum(t["time_s"] for t in told) / len(good), 1),
-        "note": ", ".join(
-            filter(None, [f"weights of {told[0]['weights_of']}" if "weights_of" in told[0] else "", after, unequal])
-        ),
+        "note": budget.note(good[0].values, scale_of(good[0].cell)["parameters"], told[0]),
     }
 
 

@@ -122,10 +122,6 @@ def _baselines(good: Sequence[Record]) -> list[dict[str, Any]]:
 
 def _training(values: Sequence[Mapping[str, Any]], scale: Mapping[str, Any]) -> dict[str, Any]:
     told = [of["training"] for of in values]
-    notes = [
-        f"weights of {told[0]['weights_of']}" if "weights_of" in told[0] else "",
-        budget.note(values[0], scale["parameters"]),
-    ]
     return {
         "parameters": values[0]["parameters"],
         "steps": told[0]["steps"],
@@ -134,5 +130,5 @@ def _training(values: Sequence[Mapping[str, Any]], scale: Mapping[str, Any]) -> 
         "score of conformance": round(max(float(of["score"]) for of in values), 2),
         "training bits per answer": round(interval.mean([t["bits_per_answer"] for t in told]), 3),
         "time_s": round(interval.mean([t["time_s"] for t in told]), 1),
-        "note": ", ".join(filter(None, notes)),
+        "note": budget.note(values[0], scale["parameters"], told[0]),
     }
