@@ -181,6 +181,31 @@ def test_the_step_form_is_judged_too():
     assert judge.values(Implementation(it, late, {}, False), case, "normal", form="step").outcome == "wrong"
 
 
+def test_steps_with_weights_of_before_are_wrong():
+    it = catalogue.load_spec("retnet")
+    module = catalogue.load(catalogue.implementations()["retnet/torch_parallel"].path)
+
+    def remembering(refresh: bool):
+        def prepare(case):
+            model = module.prepare(case)
+            step, heads = model.step, {}
+
+            def with_head(ids, state=None):
+                if refresh or not heads:
+                    heads["kept"] = torch.nn.Linear(case.d, case.v, bias=False)
+                    heads["kept"].weight.data = model.head.weight.detach().clone()
+                model.head.forward = heads["kept"].forward
+                return step(ids, state)
+
+            model.step = with_head
+            return model
+
+        return judge.values(Implementation(it, prepare, {}, False), it.case("one_token"), "normal", form="step")
+
+    assert remembering(refresh=True).outcome == "ok"
+    assert remembering(refresh=False).outcome == "wrong"
+
+
 def _one_behind(step, mixer):
     def run(x, state):
         return step(mixer, x, None if state is None else (state[0] + 1, state[1]))
