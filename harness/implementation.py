@@ -128,7 +128,7 @@ class Implementation:
         cotangents = [x[name + GRADIENT].to(outputs[name].dtype) for name in attached]
         found = torch.autograd.grad([outputs[name] for name in attached], list(leaves.values()), cotangents, allow_unused=True)
         for (name, leaf), gradient in zip(leaves.items(), found, strict=True):
-            outputs[name + GRADIENT] = torch.zeros_like(leaf) if gradient is None else gradient
+            outputs[name + GRADIENT] = torch.zeros_like(leaf) if gradient is None else gradient.to_dense()
         return Bunch({name: tensor.detach() for name, tensor in outputs.items()})
 
     def named(self, answer: Any, case: Case) -> Bunch:
