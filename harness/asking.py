@@ -46,10 +46,13 @@ def ways(contestant: "Implementation", case: Case, family: str, seed: int, form:
     spec = contestant.spec
     wrt = spec.differentiable(case) if contestant.gradients and form == "whole" else []
     drawn = spec.inputs(case, family, seed, cotangents=bool(wrt))
+    others = spec.inputs(case, family, seed + 1, cotangents=bool(wrt))
     if form == "step":
+        # One token with other weights first: nothing made of them may be remembered.
+        first = Bunch({**others, "ids": others.ids[:, :1]})
+        _step_by_step(contestant, _placed(first, case), case)
         return {"": kept(_step_by_step(contestant, _placed(drawn, case), case))}, ""
     got, held, refused = {}, [], ""
-    others = spec.inputs(case, family, seed + 1, cotangents=bool(wrt))
     for way, x, answer in _each_way(contestant, case, family, drawn, others, wrt):
         if isinstance(answer, Exception):
             refused = f"takes contiguous inputs only: where they are strided it raises {type(answer).__name__}: {answer}"[:300]

@@ -70,7 +70,7 @@ class Implementation:
         module = self._module(case)
         names = {t.name for t in self.spec.contract.inputs}
         wanted = {name: tensor for name, tensor in x.items() if name not in names and not name.endswith(GRADIENT)}
-        module.to(case.device, case.dtype)
+        _place(module, case)
         _same_names({name: p.shape for name, p in module.named_parameters()}, {name: t.shape for name, t in wanted.items()})
         module.load_state_dict(wanted, strict=False)
         return module
@@ -86,7 +86,7 @@ class Implementation:
                 if made_here and parameter.numel() and not parameter.any():
                     # A matrix of zeros, or a gate, would hide what comes before it.
                     nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5 if parameter.dim() else 1.0)
-        return self._module(first).to(case.device, case.dtype)
+        return _place(self._module(first), case)
 
     def _module(self, case: Case) -> nn.Module:
         module = self.prepare(case)
@@ -128,7 +128,7 @@ class Implementation:
         cotangents = [x[name + GRADIENT].to(outputs[name].dtype) for name in attached]
         found = torch.autograd.grad([outputs[name] for name in attached], list(leaves.values()), cotangents, allow_unused=True)
         for (name, leaf), gradient in zip(leaves.items(), found, strict=True):
-            outputs[name + GRADIENT] = torch.zeros_like(leaf) if gradient is None else gradient
+            outputs[name + GRADIENT] = torch.zeros_like(leaf) if gradient is None else gradient.to_dense()
         return Bunch({name: tensor.detach() for name, tensor in outputs.items()})
 
     def named(self, answer: Any, case: Case) -> Bunch:
@@ -187,6 +187,12 @@ def _choose_triton(device: str) -> None:
         os.environ["TRITON_INTERPRET"] = "1"
     else:
         os.environ.pop("TRITON_INTERPRET", None)
+
+
+def _place(module: nn.Module, case: Case) -> nn.Module:
+    """A module on the device and in the dtype of a case. Complex buffers, tables of turns, keep theirs: `to` drops their
+    imaginary part."""
+    return module.to(case.device)._apply(lambda t: t.to(case.dtype) if t.is_floating_point() else t)
 
 
 def _check_output(tensor: Any, got: Any, case: Case) -> None:

@@ -60,6 +60,23 @@ def test_a_gradient_that_never_arrives_is_wrong():
     assert ".grad[" in answer.note
 
 
+def test_a_sparse_gradient_is_read_as_the_numbers_it_stands_for():
+    it = catalogue.load_spec("linear_transformer")
+    module = catalogue.load(catalogue.implementations()["linear_transformer/torch_chunks"].path)
+
+    def prepare(case):
+        model = module.prepare(case)
+        model.embedding.sparse = True
+        return model
+
+    case, name = it.case("one_token"), "embedding.weight"
+    x = it.inputs(case, cotangents=True)
+    told, right = (
+        Implementation(it, each, {}, True).outputs_and_gradients(x, case, [name]) for each in (prepare, module.prepare)
+    )
+    assert torch.equal(told[f"{name}.grad"], right[f"{name}.grad"])
+
+
 def test_gradients_claimed_of_what_is_detached_are_refused():
     lone = of(ROTARY, lambda o, x, c: {"out": o["out"].detach()}, gradients=True)
     with pytest.raises(ContractError, match="claims gradients, but no output is connected to its inputs"):
@@ -179,6 +196,31 @@ def test_the_step_form_is_judged_too():
         return model
 
     assert judge.values(Implementation(it, late, {}, False), case, "normal", form="step").outcome == "wrong"
+
+
+def test_steps_with_weights_of_before_are_wrong():
+    it = catalogue.load_spec("retnet")
+    module = catalogue.load(catalogue.implementations()["retnet/torch_parallel"].path)
+
+    def remembering(refresh: bool):
+        def prepare(case):
+            model = module.prepare(case)
+            step, heads = model.step, {}
+
+            def with_head(ids, state=None):
+                if refresh or not heads:
+                    heads["kept"] = torch.nn.Linear(case.d, case.v, bias=False)
+                    heads["kept"].weight.data = model.head.weight.detach().clone()
+                model.head.forward = heads["kept"].forward
+                return step(ids, state)
+
+            model.step = with_head
+            return model
+
+        return judge.values(Implementation(it, prepare, {}, False), it.case("one_token"), "normal", form="step")
+
+    assert remembering(refresh=True).outcome == "ok"
+    assert remembering(refresh=False).outcome == "wrong"
 
 
 def _one_behind(step, mixer):

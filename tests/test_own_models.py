@@ -68,6 +68,15 @@ def test_its_first_values_are_the_same_at_every_length_batch_and_dtype():
     assert torch.equal(found.model({}, at.resized({}, dtype=torch.float64)).embedding.weight, first.double())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_a_table_of_complex_numbers_keeps_its_imaginary_part(dtype: torch.dtype):
+    turns = torch.polar(torch.ones(100), torch.arange(100.0))
+    mixer = Mixer(lambda x: x, 8)
+    mixer.register_buffer("turns", turns.clone(), persistent=False)
+    found = Implementation(SPEC, lambda c: Decoder(c.v, 8, 1, 8, lambda layer: mixer), {}, gradients=False)
+    assert torch.equal(found.model({}, SPEC.case("plain", dtype)).blocks[0].mixer.turns, turns)
+
+
 def test_low_precision_inside_is_not_float32():
     coarse = of(lambda x: x.cumsum(1) if x.dtype == torch.float64 else x.cumsum(1).bfloat16().float())
     answer = judge.values(coarse, SPEC.case("plain"), "normal")
