@@ -213,8 +213,10 @@ def _same_names(got: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Parameters must have the names and shapes of the reference, all of them and no others."""
     absent, extra = sorted(set(wanted) - set(got)), sorted(set(got) - set(wanted))
     if absent or extra:
+        compiled = all(name.startswith("_orig_mod.") for name in extra) and extra
         raise ContractError(
             f"parameters do not match the reference; absent: {', '.join(absent) or 'none'}; unknown: {', '.join(extra) or 'none'}"
+            + ("\n  torch.compile(model) renames them; compile it in place: model.compile()" if compiled else "")
         )
     for name, shape in wanted.items():
         if tuple(got[name]) != tuple(shape):

@@ -28,6 +28,7 @@ from harness.spec import Bunch, Case, spec
         "plain": {},
         "one_token": {"n": 1},
         "one_wide": {"d": 1},  # every code is 127 or -127
+        "many_rows": {"n": 150, "d": 16, "e": 70},  # what is done for the first tiles alone
         "ragged": {"d": 37, "e": 11},  # no multiple of a vector or a tile
         "wide": {"d": 700, "n": 3},  # sums far beyond 16 bits
         "square": {"n": 16, "d": 16, "e": 16},  # scales of the wrong axis have the right shape

@@ -30,6 +30,7 @@ from harness.spec import Bunch, Case, spec
         "one_key": {"m": 1},
         "whole_tiles": {"m": 32},
         "long": {"m": 150, "b": 2, "n": 4},
+        "many_queries": {"n": 150, "m": 5, "b": 1},  # what is done for the first tiles of queries alone
         "wide": {"n": 4, "m": 11, "a": 48, "d": 40, "e": 33},
         "narrow": {"a": 1, "d": 4, "e": 3},
     },

@@ -23,6 +23,7 @@ from harness.spec import Bunch, Case, spec
     cases={
         "plain": {},
         "one_query": {"n": 1},
+        "many_queries": {"n": 150, "h": 2},  # what is done for the first tiles of queries alone
         "two_heads": {"h": 2},
         "one_head": {"h": 1},
         "twelve_heads": {"h": 12},  # not a power of two: the second list starts at the wrong end

@@ -22,6 +22,7 @@ from harness.spec import Bunch, Case, spec
     cases={
         "plain": {},
         "one_row": {"b": 1, "n": 1},
+        "many_rows": {"b": 1, "n": 300, "d": 8},  # what is done for the first tiles of rows alone
         "two_wide": {"d": 2},  # the biased variance is half of the other
         "ragged": {"d": 37},  # no multiple of a vector or a tile
         "wide": {"d": 700, "n": 3},  # several tiles

@@ -28,6 +28,7 @@ from harness.specs.absmax_int8 import clear_of_ties, faintness, halves, quantize
     cases={
         "plain": {},
         "one_token": {"n": 1},
+        "many_rows": {"n": 150, "d": 16, "e": 70},  # what is done for the first tiles alone
         "ragged": {"d": 37, "e": 11},  # no multiple of a vector or a tile
         "wide": {"d": 700, "n": 3},  # sums far beyond 16 bits
         "low_threshold": {"threshold": 2.5},  # a threshold that is built in; many outliers

@@ -31,7 +31,7 @@ WEIGHTS = ("input_weight", "hidden_weight", "input_bias", "hidden_bias")
         "plain": {},
         "one_step": {"n": 1},
         "two_steps": {"n": 2},
-        "long": {"n": 60, "b": 1, "e": 3},
+        "long": {"n": 140, "b": 1, "e": 3},  # a state that is lost between chunks
         "wide": {"n": 6, "d": 33, "e": 40},
         "narrow": {"d": 1, "e": 6},
         "one_unit": {"e": 1},

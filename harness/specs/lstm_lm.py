@@ -26,7 +26,7 @@ CELLS = """
 CASES = {
     "plain": {},
     "one_token": {"n": 1},
-    "long": {"n": 60, "b": 1, "l": 1},
+    "long": {"n": 140, "b": 1, "l": 1},  # a state that is lost between chunks
     "three_layers": {"l": 3, "n": 9, "b": 1},
     "wide": {"d": 80, "n": 7, "l": 1},
     "narrow": {"d": 3},

@@ -21,7 +21,11 @@ from harness.specs.rotary import rotate
 WITH_GATE = PARAMETERS + "blocks.*.mixer.gate.weight[d d]"
 
 
-@spec(CONTRACT, parameters=WITH_GATE, cases=CASES, **SIZES)
+# A state that is lost between chunks of 256.
+FAR = {**CASES, "beyond_a_chunk": {"n": 270, "b": 1, "l": 1, "h": 1, "d": 8, "f": 8, "v": 5}}
+
+
+@spec(CONTRACT, parameters=WITH_GATE, cases=FAR, **SIZES)
 def retnet(ids: Tensor, parameters: dict[str, Tensor], *, h: int = 4) -> Tensor:
     return _with(ids, parameters, h)
 

@@ -31,7 +31,7 @@ CASES = {
     "one_segment": {"n": 8, "t": 32},  # as long as it can be
     "one_token_more": {"n": 9, "t": 32},
     "segments_of_one": {"n": 5, "t": 4},
-    "many_segments": {"n": 33, "t": 21, "b": 1, "l": 1},
+    "many_segments": {"n": 53, "t": 21, "b": 1, "l": 1},
     "one_memory": {"n": 19, "t": 32, "m": 1},
     "more_memory_than_tokens": {"n": 11, "t": 16, "m": 7},
     "three_layers": {"n": 11, "t": 32, "l": 3, "b": 1},

@@ -34,7 +34,7 @@ CASES = {
     "plain": {},
     "one_token": {"n": 1},
     "two_tokens": {"n": 2},
-    "long": {"n": 75, "b": 1, "l": 1},
+    "long": {"n": 140, "b": 1, "l": 1},  # a state that is replaced, not carried, at the second of two chunks of 64
     "three_layers": {"l": 3, "n": 9, "b": 1},
     "wide": {"d": 80, "n": 7, "l": 1},
 }

@@ -33,6 +33,7 @@ from harness.specs.rotary import angles, rotate
         "plain": {},
         "one_query": {"n": 1},
         "one_key": {"m": 1},
+        "many_queries": {"n": 150, "m": 70, "b": 1, "h": 1},  # what is done for the first tiles alone
         "wide": {"d": 64},
         "narrow": {"d": 2},
         "far": {"far": 2048},  # factors over the whole range of a small dtype, angles in a small dtype
