@@ -204,11 +204,11 @@ def new(
 @app.command()
 def table(words: Words = None) -> None:
     """Print the table of a suite from what is stored; format=text, markdown, csv, latex, html or parquet, out=FILE."""
-    from harness import machine, report
+    from harness import report
 
     settings = _read(words)
     form, out = _form(settings)
-    where = str(settings.pop("machine", machine.name()))
+    where = _machine(settings)
     request = _Request(None, settings)
     known = list(request.store.lines(request.name, where))
     records = request.newest(filter(None, known), request.cells)
@@ -253,15 +253,15 @@ def score(
     name: Annotated[str, typer.Argument(help="An implementation: spec/name, name, or spec/name:variant.")], words: Words = None
 ) -> None:
     """Print the card of one implementation, its standing in every suite, as stored; format= out=FILE machine= results=."""
-    from harness import machine, report
+    from harness import report
     from harness import score as cards
     from harness.store import Store
 
     settings = _read(words)
     form, out = _form(settings)
-    if unknown := set(settings) - {"machine", "results"}:
+    where = _machine(settings)
+    if unknown := set(settings) - {"results"}:
         raise plan.WrongRequest(f"`score` takes no {unknown.pop()!r}; it takes format, out, machine and results")
-    where = settings.get("machine", machine.name())
     store = Store(_folder(settings.get("results", "results")))
     records = cards.stored(store, where)
     subjects = cards.resolved(name, [*cards.registered(), *(record.cell.subject for record in records)])
@@ -387,6 +387,19 @@ def _folder(name: str) -> Path:
             f"results={name}: {nearest} is not a folder that can be written to.\n  Give another: results=FOLDER"
         )
     return place
+
+
+def _machine(settings: dict[str, str]) -> str:
+    """The machine whose records are meant, taken out of the settings; a pattern would mix those of several."""
+    from harness import machine
+
+    name = settings.pop("machine", machine.name())
+    if not set(name).isdisjoint("*?[/"):
+        raise plan.WrongRequest(
+            f"machine={name} is not the name of one machine, and records of several are not mixed.\n"
+            "  Leave it out for this one; two beside each other: harness compare machine=A machine=B suite=NAME"
+        )
+    return name
 
 
 def _two(words: Sequence[str]) -> tuple[str, str, dict[str, str]]:

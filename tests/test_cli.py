@@ -88,6 +88,14 @@ def test_a_wrong_request_teaches_and_exits_with_2(words: list[str], message: str
     assert said.returncode == 2
 
 
+@pytest.mark.parametrize("words", [["table", "suite=correctness"], ["score", "rotary/complex"]], ids=lambda words: words[0])
+def test_a_pattern_of_machines_is_refused(words: list[str], tmp_path: Path):
+    """It would set records of several machines in one table."""
+    said = harness(*words, "machine=*", cwd=tmp_path)
+    assert said.stderr.startswith("harness: machine=* is not the name of one machine, and records of several are not mixed.\n  ")
+    assert said.returncode == 2
+
+
 def test_an_unknown_setting_gets_a_suggestion(tmp_path: Path):
     said = harness("run", "suite=correctness", "spce=attention", cwd=tmp_path)
     assert said.stderr.startswith("harness: no setting named 'spce'. Did you mean 'spec'?\n  known: suite, spec, impl")
