@@ -25,6 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+LARGEST_MEMORY = 2**62  # bytes: a limit beyond what the kernel can count ends every worker
 Words = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, such as suite=correctness spec=attention.")
 ]
@@ -324,7 +325,7 @@ class _Request:
         told = []
         for cells in (self.cells, [record.cell for record in records if record.cell.subject in subjects]):
             rounds = 1 + max((cell.settings.get("round", 0) for cell in cells), default=0)
-            words = {"rounds": {str(rounds)}} if "rounds" in self.selection.settings else {}
+            words = {"rounds": {str(rounds)}} if cells and "rounds" in self.selection.settings else {}
             for cell in cells:
                 for key, value in facts_of_cell(cell).items():
                     words.setdefault(key, set()).add(value)
@@ -357,10 +358,9 @@ def _limits(suite: Any, words: Any) -> Any:
     from harness.runner import Limits
 
     own = suite.limits
-    gib = float(words["memory"] or own["memory"])
-    return Limits(
-        float(words["timeout"] or own["timeout"]), int(gib * 2**30), int(words["workers"] or own.get("workers", machine.cores()))
-    )
+    memory_bytes = min(float(words["memory"] or own["memory"]) * 2**30, LARGEST_MEMORY)
+    workers = int(words["workers"] or own.get("workers", machine.cores()))
+    return Limits(float(words["timeout"] or own["timeout"]), int(memory_bytes), workers)
 
 
 def _read(words: Sequence[str] | None) -> dict[str, str]:
@@ -446,6 +446,8 @@ def _form(settings: dict[str, Any]) -> tuple[str, Path | None]:
         )
     if out and not Path(out).absolute().parent.is_dir():
         raise plan.WrongRequest(f"out={out}: there is no folder {Path(out).parent} to write it into")
+    if out and Path(out).is_dir():
+        raise plan.WrongRequest(f"out={out} is a folder; give the file: out={Path(out) / 'table'}.{form}")
     return form, Path(out) if out else None
 
 

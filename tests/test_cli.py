@@ -6,10 +6,11 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from harness import machine, show
+from harness import cli, machine, show
 from harness.cell import Cell, Record
 from harness.store import Store
 
@@ -75,6 +76,15 @@ def harness(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
             "  Make one: harness new implementation nowhere spec=attention\n",
         ),
         (
+            ["table", "suite=correctness", "out=."],
+            "harness: out=. is a folder; give the file: out=table.text\n",
+        ),
+        (
+            ["table", "suite=speed", "spec=rotary"],
+            f"harness: nothing is stored of speed for this selection on {machine.name()}.\n"
+            "  Measure it: harness run suite=speed\n",
+        ),
+        (
             ["again", "0123456789"],
             "harness: no record has the key '0123456789' in results/.\n"
             "  See which there are: harness table suite=NAME, or run the suite again\n",
@@ -86,6 +96,11 @@ def test_a_wrong_request_teaches_and_exits_with_2(words: list[str], message: str
     said = harness(*words, cwd=tmp_path)
     assert said.stderr == message
     assert said.returncode == 2
+
+
+def test_a_limit_of_memory_is_one_that_the_kernel_can_count():
+    suite = SimpleNamespace(limits={"memory": 8.0, "timeout": 60.0})
+    assert cli._limits(suite, {"memory": 1e11, "timeout": 0.0, "workers": 1}).memory_bytes < 2**63
 
 
 @pytest.mark.parametrize("words", [["table", "suite=correctness"], ["score", "rotary/complex"]], ids=lambda words: words[0])
