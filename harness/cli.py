@@ -121,7 +121,7 @@ def check(
     if "impl" in settings:
         raise plan.WrongRequest(f"`check` judges {path} alone; for several say: harness run suite=correctness impl={path},...")
     if Path(path).is_dir():
-        raise plan.WrongRequest(f"{path} is a folder; give the file: harness check {path}/FILE.py")
+        raise plan.WrongRequest(f"{path or '.'} is a folder; give the file: harness check {Path(path) / 'FILE.py'}")
     name = path if plan.outside(path) else f"{path}.py" if Path(f"{path}.py").is_file() else path
     if "spec" not in settings:
         declared = catalogue.implementation("", name).facts.get("spec") if plan.outside(name) else None

@@ -75,6 +75,7 @@ def harness(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
             "harness: no file 'nowhere.py' to take an implementation from.\n"
             "  Make one: harness new implementation nowhere spec=attention\n",
         ),
+        (["check", ""], "harness: . is a folder; give the file: harness check FILE.py\n"),
         (
             ["table", "suite=correctness", "out=."],
             "harness: out=. is a folder; give the file: out=table.text\n",
