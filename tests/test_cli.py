@@ -55,7 +55,14 @@ def harness(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
             ["plan", "suite=long-context", "scale=smok"],
             "harness: no scale named 'smok'. Did you mean 'smoke'?\n  known: smoke, default, full\n",
         ),
-        (["plan", "suite=correctness", "seed=one"], "harness: seed=one is no list of whole numbers, such as seed=0,1,2\n"),
+        (
+            ["plan", "suite=correctness", "seed=one"],
+            "harness: seed=one is no list of whole numbers from 0 to 2147483647, such as seed=0,1,2\n",
+        ),
+        (
+            ["plan", "suite=correctness", "spec=attention", "impl=plain", "variant=flash"],
+            "harness: no variant named 'flash': there is none here.\n  Leave variant= out\n",
+        ),
         (["plan", "suite=correctness", "workers=some"], "harness: workers=some should be a whole number, 0 or more\n"),
         (
             ["plan", "suite=correctness", "device=gpu"],
