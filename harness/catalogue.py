@@ -13,6 +13,7 @@ import difflib
 import hashlib
 import importlib.metadata
 import importlib.util
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -149,11 +150,11 @@ def implementation(spec: str, name: str) -> Item:
     if full in known:
         return known[full]
     if name.endswith(".py"):
-        path = Path(name).expanduser().resolve()
+        path = Path(os.path.realpath(os.path.expanduser(name)))
         if not path.is_file():
             raise NotFound(
                 f"no file {name!r} to take an implementation from.\n"
-                f"  Make one: harness new implementation {path.stem} spec={spec}"
+                f"  Make one: harness new implementation {path.stem} spec={spec or 'NAME'}"
             )
         return Item("implementation", name, path)
     if "." in name or ":" in name:
@@ -306,8 +307,13 @@ def _module_file(module: str) -> Path:
         sys.path.append(str(Path.cwd()))
     try:
         found = importlib.util.find_spec(module)
-    except ModuleNotFoundError:
+    except ImportError:
         found = None
+    except (Exception, SystemExit) as error:
+        raise NotFound(
+            f"module {module!r} cannot be found: its package raised {type(error).__name__}: {error}\n"
+            "  Mend that, or give its file: impl=./FILE.py"
+        ) from None
     if found is None or found.origin is None or not Path(found.origin).is_file():
         raise NotFound(
             f"no module {module!r} can be imported from here.\n  Install its package, or give its file: impl=./FILE.py"
@@ -321,6 +327,8 @@ def _tree(path: Path) -> ast.Module:
         return ast.parse(path.read_bytes(), str(path))
     except SyntaxError as error:
         raise NotFound(f"{path} is not Python: {error.msg} (line {error.lineno})") from None
+    except (RecursionError, MemoryError):
+        raise NotFound(f"{path} cannot be read as Python: an expression in it is nested too deeply") from None
 
 
 def _literal(path: Path, node: ast.expr) -> str:

@@ -26,6 +26,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+LARGEST_MEMORY = 2**62  # bytes: a limit beyond what the kernel can count ends every worker
 Words = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, such as suite=correctness spec=attention.")
 ]
@@ -123,7 +124,7 @@ def check(
     if "impl" in settings:
         raise plan.WrongRequest(f"`check` judges {path} alone; for several say: harness run suite=correctness impl={path},...")
     if Path(path).is_dir():
-        raise plan.WrongRequest(f"{path} is a folder; give the file: harness check {path}/FILE.py")
+        raise plan.WrongRequest(f"{path or '.'} is a folder; give the file: harness check {Path(path) / 'FILE.py'}")
     name = path if plan.outside(path) else f"{path}.py" if Path(f"{path}.py").is_file() else path
     if "spec" not in settings:
         declared = catalogue.implementation("", name).facts.get("spec") if plan.outside(name) else None
@@ -207,11 +208,11 @@ def new(
 @app.command()
 def table(words: Words = None) -> None:
     """Print the table of a suite from what is stored; format=text, markdown, csv, latex, html or parquet, out=FILE."""
-    from harness import machine, report
+    from harness import report
 
     settings = _read(words)
     form, out = _form(settings)
-    where = str(settings.pop("machine", machine.name()))
+    where = _machine(settings)
     request = _Request(None, settings)
     known = list(request.store.lines(request.name, where))
     records = request.newest(filter(None, known), request.cells)
@@ -256,15 +257,15 @@ def score(
     name: Annotated[str, typer.Argument(help="An implementation: spec/name, name, or spec/name:variant.")], words: Words = None
 ) -> None:
     """Print the card of one implementation, its standing in every suite, as stored; format= out=FILE machine= results=."""
-    from harness import machine, report
+    from harness import report
     from harness import score as cards
     from harness.store import Store
 
     settings = _read(words)
     form, out = _form(settings)
-    if unknown := set(settings) - {"machine", "results"}:
+    where = _machine(settings)
+    if unknown := set(settings) - {"results"}:
         raise plan.WrongRequest(f"`score` takes no {unknown.pop()!r}; it takes format, out, machine and results")
-    where = settings.get("machine", machine.name())
     store = Store(_folder(settings.get("results", "results")))
     records = cards.stored(store, where)
     subjects = cards.resolved(name, [*cards.registered(), *(record.cell.subject for record in records)])
@@ -327,7 +328,7 @@ class _Request:
         told = []
         for cells in (self.cells, [record.cell for record in records if record.cell.subject in subjects]):
             rounds = 1 + max((cell.settings.get("round", 0) for cell in cells), default=0)
-            words = {"rounds": {str(rounds)}} if "rounds" in self.selection.settings else {}
+            words = {"rounds": {str(rounds)}} if cells and "rounds" in self.selection.settings else {}
             for cell in cells:
                 for key, value in facts_of_cell(cell).items():
                     words.setdefault(key, set()).add(value)
@@ -364,10 +365,9 @@ def _limits(suite: Any, words: Any) -> Any:
     from harness.runner import Limits
 
     own = suite.limits
-    gib = float(words["memory"] or own["memory"])
-    return Limits(
-        float(words["timeout"] or own["timeout"]), int(gib * 2**30), int(words["workers"] or own.get("workers", machine.cores()))
-    )
+    memory_bytes = min(float(words["memory"] or own["memory"]) * 2**30, LARGEST_MEMORY)
+    workers = int(words["workers"] or own.get("workers", machine.cores()))
+    return Limits(float(words["timeout"] or own["timeout"]), int(memory_bytes), workers)
 
 
 def _read(words: Sequence[str] | None) -> dict[str, str]:
@@ -394,6 +394,19 @@ def _folder(name: str) -> Path:
             f"results={name}: {nearest} is not a folder that can be written to.\n  Give another: results=FOLDER"
         )
     return place
+
+
+def _machine(settings: dict[str, str]) -> str:
+    """The machine whose records are meant, taken out of the settings; a pattern would mix those of several."""
+    from harness import machine
+
+    name = settings.pop("machine", machine.name())
+    if not set(name).isdisjoint("*?[/"):
+        raise plan.WrongRequest(
+            f"machine={name} is not the name of one machine, and records of several are not mixed.\n"
+            "  Leave it out for this one; two beside each other: harness compare machine=A machine=B suite=NAME"
+        )
+    return name
 
 
 def _two(words: Sequence[str]) -> tuple[str, str, dict[str, str]]:
@@ -440,6 +453,8 @@ def _form(settings: dict[str, Any]) -> tuple[str, Path | None]:
         )
     if out and not Path(out).absolute().parent.is_dir():
         raise plan.WrongRequest(f"out={out}: there is no folder {Path(out).parent} to write it into")
+    if out and Path(out).is_dir():
+        raise plan.WrongRequest(f"out={out} is a folder; give the file: out={Path(out) / 'table'}.{form}")
     return form, Path(out) if out else None
 
 

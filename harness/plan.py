@@ -74,7 +74,9 @@ class Selection:
                 return seeds
             raise ValueError
         except ValueError:
-            raise WrongRequest(f"seed={self.words['seed']} is no list of whole numbers, such as seed=0,1,2") from None
+            raise WrongRequest(
+                f"seed={self.words['seed']} is no list of whole numbers from 0 to 2147483647, such as seed=0,1,2"
+            ) from None
 
     def chosen(self, word: str, known: Iterable[str]) -> list[str]:
         """Those of the known names that the patterns of a word match."""
@@ -242,8 +244,10 @@ def _check_that_names_differ(found: Sequence[Cell]) -> None:
 
 
 def _check_patterns(kind: str, patterns: str, known: Iterable[str]) -> None:
-    known = list(known)
+    known = [name for name in known if name]  # what has no variants has one without a name
     for pattern in filter(None, patterns.split(",")):
+        if pattern != "*" and not known:
+            raise WrongRequest(f"no {kind} named {pattern!r}: there is none here.\n  Leave {kind}= out")
         if pattern != "*" and not fnmatch.filter(known, pattern):
             listing = f"harness list {kind}s" if kind in ("spec", "implementation") else "harness show SPEC"
             raise WrongRequest(f"no {kind} named {pattern!r}.{catalogue.suggestion(pattern, known, listing)}")

@@ -32,6 +32,7 @@ from harness.store import Store
 SHARES, LEAST_CELLS, MOST_CELLS = 4, 64, 512
 LONGEST_MESSAGE = 2**24
 SECONDS_BETWEEN_LOOKS = 0.2
+_NAMES = {int(each): each.name for each in signal.Signals}  # most real-time signals have none
 
 
 @dataclass(frozen=True)
@@ -245,7 +246,7 @@ def _end(exitcode: int | None) -> str:
     if exitcode is None:
         return "the worker closed its connection"
     if exitcode < 0:
-        name = signal.Signals(-exitcode).name
+        name = _NAMES.get(-exitcode, f"signal {-exitcode}")
         return f"the worker was killed by {name}" + (" (perhaps by the system, for want of memory)" if name == "SIGKILL" else "")
     return f"the worker exited with status {exitcode} and without an answer"
 

@@ -141,3 +141,25 @@ def test_an_installed_package_names_implementations(tmp_path: Path, monkeypatch:
         assert catalogue.implementation("attention", "theirs").path == tmp_path / "their_module.py"
     finally:
         catalogue._points.cache_clear()
+
+
+@pytest.mark.parametrize("name", [".", "./", "...", "~nobody_of_this_name/mine.py", "loop.py", "breaks.mine", "leaves.mine"])
+def test_whatever_stands_for_an_implementation_is_found_or_refused_in_words(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "loop.py").symlink_to("loop.py")
+    for package, says in (("breaks", "1 / 0"), ("leaves", "raise SystemExit(3)")):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text(says)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(catalogue.NotFound):
+        catalogue.implementation("attention", name)
+
+
+@pytest.mark.parametrize("text", ["x = " + "-" * 100_000 + "1", "x = " + "+".join("1" * 20_000)], ids=["signs", "sums"])
+def test_a_file_too_deep_to_be_read_is_refused_in_words(text: str, tmp_path: Path):
+    file = tmp_path / "deep.py"
+    file.write_text(text)
+    with pytest.raises(catalogue.NotFound, match="nested too deeply"):
+        assert catalogue.Item("implementation", "deep.py", file).facts

@@ -6,10 +6,11 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from harness import machine, show
+from harness import cli, machine, show
 from harness.cell import Cell, Record
 from harness.store import Store
 
@@ -54,7 +55,14 @@ def harness(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
             ["plan", "suite=long-context", "scale=smok"],
             "harness: no scale named 'smok'. Did you mean 'smoke'?\n  known: smoke, default, full\n",
         ),
-        (["plan", "suite=correctness", "seed=one"], "harness: seed=one is no list of whole numbers, such as seed=0,1,2\n"),
+        (
+            ["plan", "suite=correctness", "seed=one"],
+            "harness: seed=one is no list of whole numbers from 0 to 2147483647, such as seed=0,1,2\n",
+        ),
+        (
+            ["plan", "suite=correctness", "spec=attention", "impl=plain", "variant=flash"],
+            "harness: no variant named 'flash': there is none here.\n  Leave variant= out\n",
+        ),
         (["plan", "suite=correctness", "workers=some"], "harness: workers=some should be a whole number, 0 or more\n"),
         (
             ["plan", "suite=correctness", "device=gpu"],
@@ -74,6 +82,16 @@ def harness(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
             "harness: no file 'nowhere.py' to take an implementation from.\n"
             "  Make one: harness new implementation nowhere spec=attention\n",
         ),
+        (["check", ""], "harness: . is a folder; give the file: harness check FILE.py\n"),
+        (
+            ["table", "suite=correctness", "out=."],
+            "harness: out=. is a folder; give the file: out=table.text\n",
+        ),
+        (
+            ["table", "suite=speed", "spec=rotary"],
+            f"harness: nothing is stored of speed for this selection on {machine.name()}.\n"
+            "  Measure it: harness run suite=speed\n",
+        ),
         (
             ["again", "0123456789"],
             "harness: no record has the key '0123456789' in results/.\n"
@@ -85,6 +103,19 @@ def harness(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def test_a_wrong_request_teaches_and_exits_with_2(words: list[str], message: str, tmp_path: Path):
     said = harness(*words, cwd=tmp_path)
     assert said.stderr == message
+    assert said.returncode == 2
+
+
+def test_a_limit_of_memory_is_one_that_the_kernel_can_count():
+    suite = SimpleNamespace(limits={"memory": 8.0, "timeout": 60.0})
+    assert cli._limits(suite, {"memory": 1e11, "timeout": 0.0, "workers": 1}).memory_bytes < 2**63
+
+
+@pytest.mark.parametrize("words", [["table", "suite=correctness"], ["score", "rotary/complex"]], ids=lambda words: words[0])
+def test_a_pattern_of_machines_is_refused(words: list[str], tmp_path: Path):
+    """It would set records of several machines in one table."""
+    said = harness(*words, "machine=*", cwd=tmp_path)
+    assert said.stderr.startswith("harness: machine=* is not the name of one machine, and records of several are not mixed.\n  ")
     assert said.returncode == 2
 
 
