@@ -389,6 +389,8 @@ def _folder(name: str) -> Path:
     """The folder of results, which must be one that can be written to."""
     place = Path(name)
     nearest = next(folder for folder in [place, *place.absolute().parents] if folder.exists())
+    if place.is_symlink() and not place.exists():
+        raise plan.WrongRequest(f"results={name} is a link to nowhere.\n  Give another: results=FOLDER")
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise plan.WrongRequest(
             f"results={name}: {nearest} is not a folder that can be written to.\n  Give another: results=FOLDER"
@@ -501,9 +503,10 @@ def main() -> None:
     except (plan.WrongRequest, catalogue.NotFound, ContractError, OSError) as error:
         typer.echo(f"harness: {error}", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("\nharness: interrupted", err=True)
-        sys.exit(130)
+    except SystemExit as end:
+        if isinstance(end.__context__, typer.Exit) and isinstance(end.__context__.__cause__, KeyboardInterrupt):
+            typer.echo("\nharness: interrupted", err=True)  # typer ends so in silence
+        raise
 
 
 if __name__ == "__main__":

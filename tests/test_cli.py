@@ -75,7 +75,7 @@ def harness(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (
             ["run", "suite=correctness", "spec=rotary", "case=plan"],
             "harness: no case named 'plan'. Did you mean 'plain'?\n"
-            "  known: plain, one_step, wide, narrow, odd_widths, far, very_far, million, million_wide, base\n",
+            "  known: plain, one_step, wide, narrow, odd_widths, far, very_far, million, million_wide, many_rows, base\n",
         ),
         (
             ["check", "nowhere.py", "spec=attention"],
@@ -104,6 +104,25 @@ def test_a_wrong_request_teaches_and_exits_with_2(words: list[str], message: str
     said = harness(*words, cwd=tmp_path)
     assert said.stderr == message
     assert said.returncode == 2
+
+
+def test_a_folder_of_results_that_is_a_link_to_nowhere_is_refused(tmp_path: Path):
+    (tmp_path / "results").symlink_to("nowhere")
+    said = harness("plan", "suite=correctness", "spec=rotary", cwd=tmp_path)
+    assert said.stderr == "harness: results=results is a link to nowhere.\n  Give another: results=FOLDER\n"
+    assert said.returncode == 2
+
+
+def test_an_interruption_before_anything_is_asked_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.catalogue, "specs", interrupted)
+    monkeypatch.setattr(cli.sys, "argv", ["harness", "list", "specs"])
+    monkeypatch.setattr(cli.signal, "signal", lambda *told: None)
+    with pytest.raises(SystemExit, match="130"):
+        cli.main()
+    assert capsys.readouterr().err == "\nharness: interrupted\n"
 
 
 def test_a_limit_of_memory_is_one_that_the_kernel_can_count():
