@@ -32,6 +32,7 @@ from harness.store import Store
 SHARES, LEAST_CELLS, MOST_CELLS = 4, 64, 512
 LONGEST_MESSAGE = 2**24
 SECONDS_BETWEEN_LOOKS = 0.2
+SPARE_BYTES = 2**30  # where less is left on the machine, the system would soon end somebody, perhaps this process
 _NAMES = {int(each): each.name for each in signal.Signals}  # most real-time signals have none
 
 
@@ -63,8 +64,12 @@ def run(
             for worker in workers:
                 if not worker.busy and waiting:
                     worker.begin(waiting.popleft())
-            wait([worker.line for worker in workers if worker.busy], timeout=SECONDS_BETWEEN_LOOKS)
-            for worker in workers:
+            busy = [worker for worker in workers if worker.busy]
+            wait([worker.line for worker in busy], timeout=SECONDS_BETWEEN_LOOKS)
+            if psutil.virtual_memory().available < SPARE_BYTES:
+                largest = max(busy, key=Worker.resident_bytes)
+                largest.crowds = largest.resident_bytes() > SPARE_BYTES
+            for worker in busy:
                 for cell, digests, answer, time_s in worker.look():
                     record = _record(cell, digests, answer, time_s, run_id)
                     if store:
@@ -98,6 +103,7 @@ class Worker:
         self.output = ""
         self.watched: psutil.Process | None = None
         self.asked_at = self.looked_at = 0.0
+        self.crowds = False  # the machine is full, and this worker has most of it
 
     @property
     def busy(self) -> bool:
@@ -175,7 +181,7 @@ class Worker:
         self.watched = None
 
     def _ask(self) -> None:
-        self.progress = (0.0, "")
+        self.progress, self.crowds = (0.0, ""), False
         self.asked_at = time.monotonic()
         try:
             self.line.sendall(json.dumps(finite(asdict(self.cell))).encode() + b"\n")
@@ -211,7 +217,10 @@ class Worker:
         """The answer of a cell that takes too long or too much; the process is ended by the caller."""
         if self._elapsed() > self.limits.time_s:
             return Answer(TIMED_OUT, {}, f"no answer within {self.limits.time_s:g} s"), self._elapsed()
-        if self._looks_due() and self._resident_bytes() > self.limits.memory_bytes + 2**30:
+        if self.crowds:
+            took = f"took {self.resident_bytes() / 2**30:.1f} GiB, and the machine had too little left for all that ran"
+            return Answer(OUT_OF_MEMORY, {}, f"{took}; alone it may pass: workers=1"), self._elapsed()
+        if self._looks_due() and self.resident_bytes() > self.limits.memory_bytes + 2**30:
             return Answer(
                 OUT_OF_MEMORY, {}, f"took more than {self.limits.memory_bytes / 2**30:g} GiB of memory"
             ), self._elapsed()
@@ -226,8 +235,10 @@ class Worker:
     def _elapsed(self) -> float:
         return time.monotonic() - self.asked_at
 
-    def _resident_bytes(self) -> int:
-        """Memory of the worker and of what it started; it may be gone by now, then none."""
+    def resident_bytes(self) -> int:
+        """Memory of the worker and of what it started; none where it is not at work, or gone by now."""
+        if self.process is None:
+            return 0
         try:
             self.watched = self.watched or psutil.Process(self.process.pid)
             return sum(process.memory_info().rss for process in [self.watched, *self.watched.children(recursive=True)])

@@ -1,8 +1,11 @@
-"""How the end of a worker is told, whatever ended it."""
+"""How the end of a worker is told, whatever ended it; and who is ended where the machine is full."""
+
+from types import SimpleNamespace
 
 import pytest
 
 from harness import runner
+from harness.cell import Cell, Record
 
 
 @pytest.mark.parametrize(
@@ -17,3 +20,15 @@ from harness import runner
 )
 def test_every_end_of_a_worker_is_told_in_words(exitcode: int | None, told: str):
     assert runner._end(exitcode) == told
+
+
+def test_where_the_machine_is_full_the_largest_worker_is_ended_and_told(monkeypatch: pytest.MonkeyPatch):
+    """Before the system ends somebody, perhaps the harness itself; the cell after it is asked."""
+    records: list[Record] = []
+    monkeypatch.setattr(runner.psutil, "virtual_memory", lambda: SimpleNamespace(available=2**40 if records else 0))
+    monkeypatch.setattr(runner, "SPARE_BYTES", 2**24)
+    cells = [Cell("correctness", "rotary", "pairs", "", "plain", "float32", settings={"family": f}) for f in ("normal", "large")]
+    for record in runner.run([(cell, {}) for cell in cells], runner.Limits(workers=1), None):
+        records.append(record)  # from then on there is room
+    assert [record.outcome for record in records] == ["out_of_memory", "ok"]
+    assert "the machine had too little left for all that ran; alone it may pass: workers=1" in records[0].note
