@@ -38,7 +38,7 @@ VALUES = (
     cases={
         "plain": {},  # blocks do not end where rows do
         "one_token": {"n": 1},
-        "many_rows": {"n": 70, "d": 16, "e": 40},  # what is done for the first tiles alone
+        "many_rows": {"n": 70, "d": 24, "e": 40},  # what is done for the first tiles alone
         "ragged": {"d": 13, "e": 17},  # a last block of 29, an odd number of codes
         "rows_are_blocks": {"d": 64, "e": 5},
         "one_block": {"d": 9, "e": 4},

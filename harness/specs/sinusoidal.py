@@ -27,7 +27,7 @@ from harness.spec import Bunch, Case, spec
         "wide": {"d": 128},
         "far": {"far": 4096},  # a table that ends too early, angles in a small dtype
         "million": {"far": 1_000_000, "n": 19, "d": 6},  # a table of any trained length, positions in 16 bits
-        "many_rows": {"n": 150},  # what is done for the first tiles of rows alone
+        "many_rows": {"n": 150, "far": 400},  # what is done for the first tiles of rows alone
         "base": {"base": 500.0},  # a base that is built in
     },
 )
