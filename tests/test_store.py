@@ -118,6 +118,7 @@ def test_a_run_that_is_killed_loses_nothing_and_the_next_goes_on(tmp_path: Path)
         "suite=correctness",
         "spec=rotary",
         "impl=pairs",
+        "case=plain,wide,far",
         "dtype=float32",
         f"results={tmp_path}",
         "workers=1",
