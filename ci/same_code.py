@@ -2,8 +2,8 @@
 
     python ci/same_code.py times=20 spec=attention,retention impl=torch_sdpa,chunkwise length=512 pairs=6 out=results/false-alarms
 
-Every other setting is that of `harness compare HEAD HEAD suite=speed`. Prints a line a comparison; exits with 1 where one alarms,
-with 2 where one could not be made.
+Every other setting is that of `harness compare HEAD HEAD suite=speed`. Prints a line a comparison, and writes what is known so
+far after each; exits with 1 where one alarms, with 2 where one could not be made.
 """
 
 import io
@@ -37,6 +37,21 @@ def by_cell(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"comparisons": cells.size(), **counts, **ratio, **finds}).round(3).reset_index()
 
 
+def summary(rows: pd.DataFrame) -> str:
+    """The cells as a table of Markdown, under the sentence that counts."""
+    table = by_cell(rows)
+    alarms, of = rows[rows.verdict == SLOWER].comparison.nunique(), rows.comparison.nunique()
+    text = tabulate(table.values.tolist(), headers=list(table.columns), tablefmt="pipe")
+    return f"{alarms} of {of} comparisons of a commit with itself raised an alarm, on {machine.name()}.\n\n{text}"
+
+
+def write(place: Path, asked: str, rows: pd.DataFrame, told: str) -> None:
+    """Each cell of each comparison, and what they come to."""
+    place.mkdir(parents=True, exist_ok=True)
+    rows.to_csv(place / "same-code.csv", index=False)
+    (place / "same-code.md").write_text(f"# The same code against itself\n\nWritten by `ci/same_code.py {asked}`.\n\n{told}\n")
+
+
 def main(words: list[str]) -> int:
     settings = dict(word.split("=", 1) for word in words)
     times, out = int(settings.pop("times", "20")), settings.pop("out", "")
@@ -45,21 +60,11 @@ def main(words: list[str]) -> int:
         found.append(compared([f"{key}={value}" for key, value in settings.items()]).assign(comparison=number))
         counts = found[-1].verdict.value_counts()
         print(f"{number:4} of {times}: {', '.join(f'{counts[name]} {name}' for name in counts.index)}", flush=True)
-    rows = pd.concat(found)
-    table = by_cell(rows)
-    alarms = rows[rows.verdict == SLOWER].comparison.nunique()
-    summary = f"{alarms} of {times} comparisons of a commit with itself raised an alarm, on {machine.name()}"
-    text = tabulate(table.values.tolist(), headers=list(table.columns), tablefmt="pipe")
-    print(f"{text}\n{summary}")
-    if out:
-        place = Path(out)
-        place.mkdir(parents=True, exist_ok=True)
-        rows.to_csv(place / "same-code.csv", index=False)
-        asked = " ".join(f"{key}={value}" for key, value in settings.items())
-        (place / "same-code.md").write_text(
-            f"# The same code against itself\n\nWritten by `ci/same_code.py times={times} {asked}`: {summary}.\n\n{text}\n"
-        )
-    return int(alarms > 0)
+        told = summary(pd.concat(found))
+        if out:
+            write(Path(out), " ".join(words), pd.concat(found), told)
+    print(told)
+    return int((pd.concat(found).verdict == SLOWER).any())
 
 
 if __name__ == "__main__":

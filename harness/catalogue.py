@@ -78,13 +78,15 @@ class Item:
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """Literal assignments at the top level of the file; those of an implementation are checked."""
+        """Literals at the top level of the file; those of an implementation are checked, and here its folder says `spec`."""
         facts = _read(self.path)[1]
         for name, (well_said, example) in FACTS.items() if self.kind == "implementation" else ():
             if name in facts and not well_said(facts[name]):
                 raise NotFound(
                     f"{self.path.name} says {name} = {facts[name]!r}, which is not understood.\n  For example: {example}"
                 )
+        if self.kind == "implementation" and self.path.parent.parent == HOME / "implementations":
+            return {"spec": self.path.parent.name, **facts}
         return facts
 
     @property

@@ -163,3 +163,8 @@ def test_a_file_too_deep_to_be_read_is_refused_in_words(text: str, tmp_path: Pat
     file.write_text(text)
     with pytest.raises(catalogue.NotFound, match="nested too deeply"):
         assert catalogue.Item("implementation", "deep.py", file).facts
+
+
+def test_a_file_of_this_project_claims_what_its_folder_says():
+    path = str(catalogue.implementations()["rotary/pairs"].path)
+    assert catalogue.implementation("", path).facts["spec"] == "rotary"
