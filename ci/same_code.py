@@ -45,26 +45,28 @@ def summary(rows: pd.DataFrame) -> str:
     return f"{alarms} of {of} comparisons of a commit with itself raised an alarm, on {machine.name()}.\n\n{text}"
 
 
-def write(place: Path, asked: str, rows: pd.DataFrame, told: str) -> None:
+def write(place: Path, asked: str, rows: pd.DataFrame) -> None:
     """Each cell of each comparison, and what they come to."""
     place.mkdir(parents=True, exist_ok=True)
     rows.to_csv(place / "same-code.csv", index=False)
-    (place / "same-code.md").write_text(f"# The same code against itself\n\nWritten by `ci/same_code.py {asked}`.\n\n{told}\n")
+    (place / "same-code.md").write_text(
+        f"# The same code against itself\n\nWritten by `ci/same_code.py {asked}`.\n\n{summary(rows)}\n"
+    )
 
 
 def main(words: list[str]) -> int:
     settings = dict(word.split("=", 1) for word in words)
     times, out = int(settings.pop("times", "20")), settings.pop("out", "")
-    found = []
+    rows = pd.DataFrame()
     for number in range(1, times + 1):
-        found.append(compared([f"{key}={value}" for key, value in settings.items()]).assign(comparison=number))
-        counts = found[-1].verdict.value_counts()
-        print(f"{number:4} of {times}: {', '.join(f'{counts[name]} {name}' for name in counts.index)}", flush=True)
-        told = summary(pd.concat(found))
+        found = compared([f"{key}={value}" for key, value in settings.items()]).assign(comparison=number)
+        rows = pd.concat([rows, found])
+        counts = found.verdict.value_counts().items()
+        print(f"{number:4} of {times}: {', '.join(f'{count} {name}' for name, count in counts)}", flush=True)
         if out:
-            write(Path(out), " ".join(words), pd.concat(found), told)
-    print(told)
-    return int((pd.concat(found).verdict == SLOWER).any())
+            write(Path(out), " ".join(words), rows)
+    print(summary(rows))
+    return int((rows.verdict == SLOWER).any())
 
 
 if __name__ == "__main__":

@@ -10,13 +10,14 @@ import os
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock
 
+from harness import catalogue
 from harness.contract import ContractError
 from harness.nn.train import CannotLearn
 
@@ -28,6 +29,11 @@ def folder() -> Path:
     """Where weights are kept."""
     own = os.environ.get("HARNESS_CACHE")
     return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "sequence-harness"
+
+
+def digests(followed: Iterable[Path], alone: Iterable[Path]) -> list[str]:
+    """Of files with all that they import, then of files by themselves: the code that weights are made of."""
+    return [*map(catalogue.digest, followed), *(hashlib.sha256(path.read_bytes()).hexdigest() for path in alone)]
 
 
 def trained(made_of: Mapping[str, Any], train: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any], bool]:

@@ -33,14 +33,8 @@ from harness.specs._past import places
         "local_longer_past": {"bias": True, "causal": True, "window": 4},
         "one_key": {"bias": True, "n": 1, "m": 1},
         "long": {"bias": True, "causal": True, "n": 20, "m": 100, "b": 1, "d": 3},
-        "many_queries": {
-            "bias": True,
-            "causal": True,
-            "n": 150,
-            "m": 150,
-            "b": 1,
-            "d": 2,
-        },  # what is done for the first tiles alone
+        # What is done for the first tiles alone.
+        "many_queries": {"bias": True, "causal": True, "n": 150, "m": 150, "b": 1, "d": 2},
         "wide": {"bias": True, "n": 7, "m": 11, "d": 40},
     },
 )

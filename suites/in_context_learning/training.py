@@ -3,7 +3,6 @@
 How that is found is said in `harness.lessons`, what models take from one another in `harness.terms`.
 """
 
-import hashlib
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness import Unsupported, catalogue, lessons, terms
+from harness import Unsupported, catalogue, lessons, terms, weights
 from harness.cell import Cell
 from harness.connect.checkpoint import model_of
 from harness.implementation import Implementation
@@ -76,7 +75,7 @@ def _learned(
     case = contestant.spec.case("plain", torch.float32, cell.device).resized(sizes)
     code = [catalogue.implementation(cell.spec, cell.implementation).path, Path(inspect.getfile(type(probe)))]
     made_of = {
-        "code": [*map(catalogue.digest, code), *(hashlib.sha256(path.read_bytes()).hexdigest() for path in TERMS)],
+        "code": weights.digests(code, TERMS),
         "sizes": [dict(sizes), rows, scale["batch"]],
         "asked": [cell.spec, cell.implementation, cell.variant, cell.case, cell.seed, cell.device],
         "versions": torch.__version__,

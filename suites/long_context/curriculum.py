@@ -3,7 +3,6 @@
 How the learning rate is found is said in `harness.lessons`, what models take from one another in `harness.terms`.
 """
 
-import hashlib
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness import Unsupported, catalogue, lessons, terms
+from harness import Unsupported, catalogue, lessons, terms, weights
 from harness.cell import Cell
 from harness.implementation import Implementation
 from harness.nn import train
@@ -90,7 +89,7 @@ def _lesson(cell: Cell, case: Case, scale: Mapping[str, Any]) -> lessons.Lesson:
         steps=len(of_steps),
         made_of={
             "text": corpus.digest,
-            "code": [*map(catalogue.digest, code), *(hashlib.sha256(path.read_bytes()).hexdigest() for path in TERMS)],
+            "code": weights.digests(code, TERMS),
             "sizes": [dict(case.values), scale["segment"], scale["curriculum"], scale["batch"]],
             "asked": [cell.spec, cell.implementation, cell.variant, cell.case, cell.seed, cell.device],
             "versions": torch.__version__,

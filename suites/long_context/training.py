@@ -4,7 +4,6 @@ What models take from one another is said in `harness.terms`; a variant that say
 at the longest context measured.
 """
 
-import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -164,7 +163,7 @@ def _made_of(cell: Cell, scale: Mapping[str, Any], corpus: text.Text) -> dict[st
     ]
     return {
         "text": corpus.digest,
-        "code": [*(catalogue.digest(path) for path in parts), *(hashlib.sha256(path.read_bytes()).hexdigest() for path in TERMS)],
+        "code": weights.digests(parts, TERMS),
         "scale": [*(scale[key] for key in ("length", "batch", "share", "questions", "steps")), scale["model"]],
         "asked": [cell.spec, cell.implementation, cell.variant, cell.device],
         "versions": torch.__version__,
