@@ -16,7 +16,8 @@ import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -62,6 +63,10 @@ FACTS: dict[str, tuple[Callable[[Any], bool], str]] = {
         f'grows = {{"time": "N log N", "memory": "N"}}, of {", ".join(GROWING)}; known: {", ".join(GROWTHS)}',
     ),
 }
+
+
+class WrongRequest(ValueError):
+    """The request itself makes no sense; the message says what would."""
 
 
 class NotFound(ValueError):
@@ -258,9 +263,9 @@ def reachable(path: Path) -> set[Path]:
 
 @cache
 def _imported(path: Path) -> tuple[Path, ...]:
-    """Files of this project, or in the folder of `path`, that it imports."""
+    """Files of this project, or in the folder of `path`, that it imports when it runs."""
     files = []
-    for node in ast.walk(_tree(path)):
+    for node in _executed(_tree(path)):
         if isinstance(node, ast.Import):
             modules = [(0, alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -274,6 +279,17 @@ def _imported(path: Path) -> tuple[Path, ...]:
                 stem = root.joinpath(*module.split("."))
                 files += [file for file in (stem.with_suffix(".py"), stem / "__init__.py") if module and file.is_file()]
     return tuple(files)
+
+
+def _executed(tree: ast.AST) -> Iterator[ast.AST]:
+    """All nodes but those under `if TYPE_CHECKING:`, which never run."""
+    waiting = deque([tree])
+    while waiting:
+        yield (node := waiting.popleft())
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in (getattr(node.test, "id", ""), getattr(node.test, "attr", "")):
+            waiting += node.orelse
+        else:
+            waiting += ast.iter_child_nodes(node)
 
 
 def _place(file: Path) -> str:

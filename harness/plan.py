@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from harness import catalogue, machine
+from harness.catalogue import WrongRequest
 from harness.cell import CRASHED, OUT_OF_MEMORY, TIMED_OUT, UNSUPPORTED, Cell, Record, identity
 from harness.store import Store
 
@@ -47,10 +48,6 @@ MEANING = {
 DEVICES = ("cpu", "cuda")
 # Outcomes that may be of the moment: asked again by the next run, as the code may be innocent.
 PASSING = (CRASHED, TIMED_OUT, OUT_OF_MEMORY)
-
-
-class WrongRequest(ValueError):
-    """The request itself makes no sense; the message says what would."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ suite=speed.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -17,7 +17,9 @@ from harness.cell import OK, Answer, Cell, Record
 from harness.claims import Claim, Side, claimed
 from harness.curves import Curve
 from harness.implementation import Implementation, check_compiled
-from harness.plan import Selection
+
+if TYPE_CHECKING:
+    from harness.plan import Selection
 
 settings = {"scale": "default", "form": "*", "length": "*", "batch": "1", "threads": 1}
 choices = {"scale": ("smoke", "default", "full")}
@@ -103,7 +105,7 @@ OF_WEIGHTS = (
 )
 
 
-def plan(selection: Selection) -> Iterator[Cell]:
+def plan(selection: "Selection") -> Iterator[Cell]:
     """A cell for each implementation, case, dtype, form, batch and length."""
     return work.cells(selection, "memory")
 

@@ -47,6 +47,29 @@ def test_a_digest_covers_what_a_file_imports():
     assert not any(name.startswith(("implementations", "harness/specs")) for name in names)
 
 
+@pytest.mark.parametrize("suite", catalogue.suites().values(), ids=lambda item: item.name)
+def test_no_record_is_stale_because_planning_or_storing_changed(suite: catalogue.Item):
+    names = {file.stem for file in catalogue.reachable(suite.path) if file.parent == ROOT / "harness"}
+    assert "cell" in names, "the check sees nothing"
+    assert not names & {"cli", "plan", "runner", "store", "report", "progress"}
+
+
+@pytest.mark.parametrize(
+    ("text", "followed"),
+    [
+        ("if TYPE_CHECKING:\n    import near", False),
+        ("if typing.TYPE_CHECKING:\n    import near", False),
+        ("if TYPE_CHECKING:\n    import far\nelse:\n    import near", True),
+        ("if not TYPE_CHECKING:\n    import near", True),
+        ("def f():\n    import near", True),
+    ],
+)
+def test_a_digest_follows_an_import_that_runs(text: str, followed: bool, tmp_path: Path):
+    (tmp_path / "near.py").touch()
+    (tmp_path / "mine.py").write_text(text)
+    assert (tmp_path / "near.py" in catalogue.reachable(tmp_path / "mine.py")) == followed
+
+
 SUITES = sorted({file for item in catalogue.suites().values() for file in catalogue.reachable(item.path)})
 TELLING = {
     path.stem
