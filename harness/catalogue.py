@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -315,28 +316,31 @@ def _module_name(path: Path) -> str:
 
 def is_module(name: str) -> bool:
     """Whether a top-level name is that of an installed module already, elsewhere than in the current folder."""
-    found = importlib.util.find_spec(name) if name.isidentifier() else None
+    found = _located(name) if name.isidentifier() else None
     return found is not None and found.origin is not None and Path(found.origin).parent != Path.cwd()
 
 
 def _module_file(module: str) -> Path:
-    """The file of a module, without importing it (its parent packages are imported)."""
+    """The file of a module, without importing it or its packages: what is under test runs in workers alone."""
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
-    try:
-        found = importlib.util.find_spec(module)
-    except ImportError:
-        found = None
-    except (Exception, SystemExit) as error:
-        raise NotFound(
-            f"module {module!r} cannot be found: its package raised {type(error).__name__}: {error}\n"
-            "  Mend that, or give its file: impl=./FILE.py"
-        ) from None
+    found = _located(module)
     if found is None or found.origin is None or not Path(found.origin).is_file():
         raise NotFound(
             f"no module {module!r} can be imported from here.\n  Install its package, or give its file: impl=./FILE.py"
         )
     return Path(found.origin)
+
+
+def _located(module: str) -> ModuleSpec | None:
+    """Where an import would find a module; unlike importlib.util.find_spec it runs no package on the way there."""
+    top, *parts = module.split(".")
+    if not all([top, *parts]):
+        return None
+    found = next(filter(None, (finder.find_spec(top, None) for finder in sys.meta_path)), None)
+    for part in parts:
+        found = PathFinder.find_spec(part, list(found.submodule_search_locations or ())) if found else None
+    return found
 
 
 @cache

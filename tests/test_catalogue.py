@@ -166,18 +166,44 @@ def test_an_installed_package_names_implementations(tmp_path: Path, monkeypatch:
         catalogue._points.cache_clear()
 
 
-@pytest.mark.parametrize("name", [".", "./", "...", "~nobody_of_this_name/mine.py", "loop.py", "breaks.mine", "leaves.mine"])
+@pytest.mark.parametrize(
+    "name", [".", "./", "...", "~nobody_of_this_name/mine.py", "loop.py", "no.mine", "mine.no", "..mine", "__main__.x"]
+)
 def test_whatever_stands_for_an_implementation_is_found_or_refused_in_words(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     (tmp_path / "loop.py").symlink_to("loop.py")
-    for package, says in (("breaks", "1 / 0"), ("leaves", "raise SystemExit(3)")):
-        (tmp_path / package).mkdir()
-        (tmp_path / package / "__init__.py").write_text(says)
+    (tmp_path / "mine.py").touch()
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(catalogue.NotFound):
         catalogue.implementation("attention", name)
+
+
+@pytest.mark.parametrize("module", ["raises.mine", "raises.inner.mine", "raises.bare.mine", "bare.inner.mine", "raises"])
+def test_a_module_is_found_where_its_package_lies_and_nothing_of_it_runs(
+    module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """It may hang, print, or set signal handlers: that is for a worker. `bare` has no __init__.py."""
+    for name in (
+        "raises/__init__",
+        "raises/mine",
+        "raises/inner/__init__",
+        "raises/inner/mine",
+        "raises/bare/mine",
+        "bare/inner/mine",
+    ):
+        (file := tmp_path / f"{name}.py").parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("raise SystemExit('this ran')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    place = tmp_path / module.replace(".", "/")
+    file = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+    assert catalogue.implementation("attention", f"{module}:prepare").path == file
+
+
+def test_a_name_that_stands_for_this_program_is_no_module_of_anybody():
+    assert not catalogue.is_module("__main__")
 
 
 @pytest.mark.parametrize("text", ["x = " + "-" * 100_000 + "1", "x = " + "+".join("1" * 20_000)], ids=["signs", "sums"])
