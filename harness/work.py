@@ -134,14 +134,14 @@ def _bytes(tensor: Any, case: Case) -> int:
     return int(torch.Size(tensor.shape(case.values)).numel()) * size
 
 
-def _width(spec: Spec, case: Case, budget: int) -> int:
-    """The width f of the feed-forward part, a multiple of 8, that brings the parameters of a spec nearest to the budget."""
+def _width(spec: Spec, case: Case, wanted: int) -> int:
+    """The width f of the feed-forward part, a multiple of 8, that brings the parameters of a spec nearest to those wanted."""
 
     def parameters(f: int) -> int:
         wide = case.resized({"f": f})
         return sum(torch.Size(t.shape(wide.values)).numel() for t in spec.given(wide) if "." in t.name)
 
-    return terms.width(parameters, budget) or 4 * int(case.d)
+    return terms.width(parameters, wanted) or 4 * int(case.d)
 
 
 def _dtypes(selection: "Selection") -> Mapping[str, Any]:
