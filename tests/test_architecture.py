@@ -116,6 +116,13 @@ def test_the_readme_names_every_file_of_the_instrument():
     assert sorted(named) == sorted(path.stem for path in (ROOT / "harness").glob("[!_]*.py"))
 
 
+def test_tests_mirror_the_instrument():
+    absent = {f"test_{path.name}" for path in (ROOT / "harness").glob("[!_]*.py")} - {
+        path.name for path in (ROOT / "tests").iterdir()
+    }
+    assert not absent, f"tests/ has no {', '.join(sorted(absent))}"
+
+
 def loaded_by(code: str) -> set[str]:
     script = f"{code}\nimport sys; print(*sys.modules)"
     said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT).stdout
