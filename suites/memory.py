@@ -1,5 +1,4 @@
-"""How many bytes does it need? The peak of forward, training and a step of decoding over length, what goes from step to step, and
-what a language model's weights take.
+"""How many bytes does it need? The peak of forward, training and a step over length, what steps hand on, and what weights take.
 
 Peaks are counted by torch's own allocator, above the inputs, with what is kept between calls (a workspace, a mask, a table); they
 hang on no clock and on no other process, so each cell is asked once, and gates exactly. What is weighed is judged first, as in

@@ -108,6 +108,7 @@ def test_the_rules_can_be_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_file_begins_with_a_sentence(path: Path):
     first = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
     assert len(first.split()) > 3, f"{path.relative_to(ROOT)} does not say in its first line what it is"
+    assert first[-1] in ".?!", f"{path.relative_to(ROOT)} breaks off in its first line, and lists show no more: {first}"
 
 
 def test_the_readme_names_every_file_of_the_instrument():
