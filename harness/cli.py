@@ -58,14 +58,13 @@ def show(name: Annotated[str, typer.Argument(help="A spec, an implementation (sp
 def plan_(words: Words = None) -> None:
     """Say what `run` would ask, and what the store already answers."""
     request = _Request(words)
-    todo, answered = request.split()
+    todo, answered, seconds = request.split()
     counts: dict[tuple[str, str], int] = {}
     for cell, _ in todo:
         counts[cell.subject, cell.device] = counts.get((cell.subject, cell.device), 0) + 1
     for (subject, device), count in counts.items():
         typer.echo(f"{count:6} cells  {subject}  on {device}")
-    about = request.about(request.seconds(todo))
-    typer.echo(f"{len(todo)} cells to ask{about}, {len(answered)} answered already in {request.store.root}/")
+    typer.echo(f"{len(todo)} cells to ask{request.about(seconds)}, {len(answered)} answered already in {request.store.root}/")
 
 
 @app.command()
@@ -74,8 +73,7 @@ def run(words: Words = None) -> None:
     from harness import progress, report
 
     request = _Request(words)
-    todo, records = request.split()
-    seconds = request.seconds(todo)
+    todo, records, seconds = request.split()
     if seconds:
         typer.echo(f"{len(todo)} cells{request.about(seconds)}; interrupted, it goes on where it was", err=True)
     records += progress.follow(todo, request.limits, request.store, seconds)
@@ -315,11 +313,15 @@ class _Request:
 
     def stored(self) -> list[Any]:
         """The newest record here of each cell that the suite would ask under the same settings."""
-        from harness import machine
-
         everything = plan.Selection(plan.WORDS | {"seed": self.selection.words["seed"]}, self.selection.settings)
         cells = [*plan.cells(everything, self.suite), *self.cells]
-        return self.newest(self.store.read(self.name, machine.name()), cells)
+        return self.newest(self.read(), cells)
+
+    def read(self) -> list[Any]:
+        """What is stored of the suite on this machine, as it is now."""
+        from harness import machine
+
+        return list(self.store.read(self.name, machine.name()))
 
     def newest(self, records: Iterable[Any], cells: Iterable[Any]) -> list[Any]:
         """The newest of these records of each of these cells."""
@@ -346,10 +348,6 @@ class _Request:
             if key != "round" and values.isdisjoint(asked.get(key, ()))
         ]
 
-    def seconds(self, todo: list[Any]) -> dict[Any, float]:
-        """About how long each of these cells takes; nothing where nobody knows."""
-        return plan.seconds([cell for cell, _ in todo], self.suite, self.store)
-
     def about(self, seconds: Mapping[Any, float]) -> str:
         """In words how long cells take together that take so many seconds each."""
         if not seconds:
@@ -357,13 +355,15 @@ class _Request:
         together = sum(seconds.values()) / min(self.limits.workers, len(seconds))
         return f", about {together / 60:.0f} minutes" if together > 90 else f", about {together:.0f} seconds"
 
-    def split(self) -> tuple[list[Any], list[Any]]:
-        """The cells to be asked here, and the records of those that are answered."""
+    def split(self) -> tuple[list[Any], list[Any], dict[Any, float]]:
+        """The cells to be asked here, the records of those that are answered, and about how long each of the former takes."""
         from harness import machine
 
         if (threads := self.selection.settings.get("threads", 0)) > machine.cores():
             raise plan.WrongRequest(f"threads={threads}, but {machine.cores()} cores are seen here; threads=0 takes all of them")
-        return plan.unanswered(self.cells, self.suite, self.store, self.selection.words["rerun"])
+        stored = self.read()
+        todo, answered = plan.unanswered(self.cells, self.suite, [] if self.selection.words["rerun"] else stored)
+        return todo, answered, plan.seconds([cell for cell, _ in todo], self.suite, stored)
 
 
 def _limits(suite: Any, words: Any) -> Any:

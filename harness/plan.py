@@ -11,7 +11,6 @@ from typing import Any
 from harness import catalogue, machine
 from harness.catalogue import WrongRequest
 from harness.cell import CRASHED, OUT_OF_MEMORY, TIMED_OUT, UNSUPPORTED, Cell, Record, identity
-from harness.store import Store
 
 # What every run understands, with its default; a suite adds the entries of its own `settings`.
 WORDS: dict[str, Any] = {
@@ -166,14 +165,14 @@ def _of_code(suite: str, spec: str, implementation: str, here: Path) -> dict[str
 
 
 def unanswered(
-    asked: Sequence[Cell], suite: ModuleType, store: Store, rerun: bool = False
+    asked: Sequence[Cell], suite: ModuleType, stored: Iterable[Record]
 ) -> tuple[list[tuple[Cell, dict[str, str]]], list[Record]]:
-    """The cells still to be answered, with digests, and the records of those that the store answers."""
-    stored = {} if rerun else store.latest(asked[0].suite, machine.name())
+    """The cells still to be answered, with digests, and the records of those that are answered by what is stored."""
+    newest = {record.identity: record for record in stored}
     todo, answered = [], []
     for cell in asked:
         code = digests(cell, suite)
-        record = stored.get(identity(cell, code, machine.name(), machine.versions()))
+        record = newest.get(identity(cell, code, machine.name(), machine.versions()))
         if record is None or record.outcome in PASSING:
             todo.append((cell, code))
         else:
@@ -181,13 +180,13 @@ def unanswered(
     return todo, answered
 
 
-def seconds(asked: Sequence[Cell], suite: ModuleType, store: Store) -> dict[Cell, float]:
+def seconds(asked: Sequence[Cell], suite: ModuleType, stored: Iterable[Record]) -> dict[Cell, float]:
     """About how long each cell takes: what it took here when it was last asked, or what the suite expects where that is more.
 
     As long as the others on average where neither is known; nothing is told where nothing is known of any.
     """
     expected = {cell: float(suite.cost(cell)) for cell in asked} if hasattr(suite, "cost") else {}
-    last = {record.cell.key: record for record in store.read(asked[0].suite, machine.name())} if asked else {}
+    last = {record.cell.key: record for record in stored}
     known = dict(expected)
     for cell in asked:
         if record := last.get(cell.key):

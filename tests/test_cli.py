@@ -217,6 +217,26 @@ def test_a_table_of_nothing_says_what_is_stored_otherwise_and_which_lines_are_no
     assert f"\n  machines with records: {machine.name()} (say machine=NAME)\n" in said.stderr
 
 
+def test_a_store_is_read_once_for_what_is_answered_and_how_long_the_rest_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    reads, lines = [], Store.lines
+    monkeypatch.setattr(Store, "lines", lambda *of: reads.append(of) or lines(*of))
+    words = [
+        "suite=correctness",
+        "spec=rotary",
+        "impl=pairs",
+        "case=plain",
+        "dtype=float32",
+        "family=normal",
+        f"results={tmp_path}",
+    ]
+    ((cell, code),), answered, seconds = cli._Request(words).split()
+    assert (len(reads), answered, seconds) == (1, [], {})
+    Store(tmp_path).append(Record(cell, "ok", {}, "", code, machine.name(), machine.versions(), 7.0, "2026", "r"))
+    todo, answered, seconds = cli._Request(words).split()
+    assert (todo, [record.cell for record in answered], seconds) == ([], [cell], {})
+    assert cli._Request([*words, "rerun=true"]).split() == ([(cell, code)], [], {cell: 7.0})
+
+
 def test_an_edited_implementation_is_asked_again(tmp_path: Path):
     words = ["run", "suite=correctness", "spec=attention", "impl=./mine.py", "case=plain", "dtype=float32", "family=normal"]
     (tmp_path / "mine.py").write_text(WRONG)

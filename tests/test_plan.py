@@ -45,9 +45,8 @@ def test_what_may_be_of_the_moment_is_asked_again(tmp_path: Path, outcome: str, 
     store = Store(tmp_path)
     digests = plan.digests(cell, suite)
     store.append(Record(cell, outcome, {}, "", digests, machine.name(), machine.versions(), 0.0, "2026", "r"))
-    todo, answered = plan.unanswered([cell], suite, store)
+    todo, answered = plan.unanswered([cell], suite, store.read())
     assert (len(todo), len(answered)) == (1 - kept, kept)
-    assert len(plan.unanswered([cell], suite, store, rerun=True)[0]) == 1
 
 
 def test_other_digests_ask_again(tmp_path: Path):
@@ -55,7 +54,7 @@ def test_other_digests_ask_again(tmp_path: Path):
     store = Store(tmp_path)
     old = plan.digests(cell, suite) | {"implementation": "older"}
     store.append(Record(cell, "ok", {}, "", old, machine.name(), machine.versions(), 0.0, "2026", "r"))
-    assert len(plan.unanswered([cell], suite, store)[0]) == 1
+    assert len(plan.unanswered([cell], suite, store.read())[0]) == 1
 
 
 def took(store: Store, cell: Cell, outcome: str, time_s: float) -> None:
@@ -79,15 +78,15 @@ def test_a_cell_takes_as_long_as_it_last_took_or_longer(
     (cell,), _ = asked()
     took(Store(tmp_path), cell, outcome, time_s)
     suite: Any = SimpleNamespace() if expected is None else SimpleNamespace(cost=lambda cell: expected)
-    assert plan.seconds([cell], suite, Store(tmp_path)) == {cell: told}
+    assert plan.seconds([cell], suite, Store(tmp_path).read()) == {cell: told}
 
 
 def test_a_cell_that_nobody_knows_takes_as_long_as_others(tmp_path: Path):
     (cell,), _ = asked()
     other, suite = replace(cell, seed=1), SimpleNamespace()
-    assert plan.seconds([cell, other], suite, Store(tmp_path)) == {}
+    assert plan.seconds([cell, other], suite, Store(tmp_path).read()) == {}
     took(Store(tmp_path), cell, "ok", 9.0)
-    assert plan.seconds([cell, other], suite, Store(tmp_path)) == {cell: 9.0, other: 9.0}
+    assert plan.seconds([cell, other], suite, Store(tmp_path).read()) == {cell: 9.0, other: 9.0}
 
 
 def test_a_selection_of_nothing_says_what_else_could_be_asked():
@@ -116,10 +115,10 @@ def test_two_implementations_of_one_name_are_refused(tmp_path: Path):
     assert [cell.subject for cell in asked(impl=f"pairs,{one}")[0]] == ["rotary/pairs", "rotary/pairs.py"]
 
 
-def test_what_many_cells_have_in_common_is_looked_up_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_what_many_cells_have_in_common_is_looked_up_once(monkeypatch: pytest.MonkeyPatch):
     cells, suite = asked(case="*", dtype="*")
     plan._of_code.cache_clear()
     looked, find = [], catalogue.find
     monkeypatch.setattr(catalogue, "find", lambda *what: looked.append(what) or find(*what))
-    assert len(plan.unanswered(cells, suite, Store(tmp_path))[0]) == len(cells) > 2
+    assert len(plan.unanswered(cells, suite, [])[0]) == len(cells) > 2
     assert sorted(looked) == [("spec", "rotary"), ("suite", "correctness")]

@@ -87,7 +87,7 @@ def _asked_anew(suite, name):
 
     words = _who(name) | ({"dtype": name.split()[1]} if suite == "correctness" else {})
     cells, module = _planned(suite, words)
-    todo, known = plan.unanswered(cells, module, _store(name))
+    todo, known = plan.unanswered(cells, module, _store(name).read(suite, machine.name()))
     records = [*known, *runner.run(todo, _limits(module, machine.cores()), _store(name))]
     return [record for record in records if name in _names(record.cell)]
 
