@@ -2,7 +2,7 @@
 
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -178,18 +178,22 @@ def unanswered(
 
 
 def seconds(asked: Sequence[Cell], suite: ModuleType, store: Store) -> dict[Cell, float]:
-    """About how long each cell takes: what it took here when it was last asked, or what the suite expects where that is more.
+    """About how long each cell takes: what it last took here, with whatever seed, or what the suite expects where that is more.
 
     As long as the others on average where neither is known; nothing is told where nothing is known of any.
     """
     expected = {cell: float(suite.cost(cell)) for cell in asked} if hasattr(suite, "cost") else {}
-    last = {record.cell.key: record for record in store.read(asked[0].suite, machine.name())} if asked else {}
+    last = {_of_any_seed(record.cell): record for record in store.read(asked[0].suite, machine.name())} if asked else {}
     known = dict(expected)
     for cell in asked:
-        if record := last.get(cell.key):
+        if record := last.get(_of_any_seed(cell)):
             known[cell] = max(record.time_s, LEAST_S, 0.0 if record.outcome == UNSUPPORTED else expected.get(cell, 0.0))
     usual = sum(known.values()) / max(len(known), 1)
     return {cell: known.get(cell, usual) for cell in asked} if known else {}
+
+
+def _of_any_seed(cell: Cell) -> str:
+    return replace(cell, seed=0).key
 
 
 def _implementations(spec: str, patterns: str) -> list[tuple[catalogue.Item, str]]:
