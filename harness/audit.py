@@ -397,27 +397,8 @@ def _survivor(group: Sequence[Wrong]) -> str:
 
 def tables(audit: Audit) -> "dict[str, pd.DataFrame]":
     """What is published: counts, the rules side by side, what survived and what is argued away; more if all was asked."""
-    import pandas as pd
-
-    wrong = pd.DataFrame(
-        {
-            "spec": w.spec,
-            "kind": "mutants" if w.where else "mistakes",
-            "name": w.name,
-            "dtype": w.dtype,
-            "status": w.status,
-            "raises": w.raises,
-            "where": w.where,
-            "argument": w.argument,
-            "closest score": f"{w.closest[0]:.2g}" if w.closest[1] else "",
-            "in": f"{w.closest[1]} {w.closest[2]}",
-            "by": w.by,
-            **{f"{judge}, normal inputs": judge not in w.normal for judge in JUDGES},
-            **{f"{judge}, all inputs": judge not in w.ever for judge in JUDGES},
-        }
-        for w in audit.wrong
-    )
-    worst = wrong.assign(rank=wrong.status.map(STATUSES.index), raises=wrong.raises).sort_values("rank")
+    wrong = _functions(audit)
+    worst = wrong.assign(rank=wrong.status.map(STATUSES.index)).sort_values("rank")
     worst = worst.drop_duplicates(["spec", "name"], keep="last").sort_index()
     counts = worst.groupby(["spec", "kind"], sort=False).agg(
         caught=("status", lambda s: int((s == "caught").sum())),
@@ -437,16 +418,43 @@ def tables(audit: Audit) -> "dict[str, pd.DataFrame]":
     }
     if audit.full:
         found[PLAIN_REJECTED] = _plain(audit)
-        by = real[["spec", "name", "dtype", "by"]].explode("by").dropna(subset="by")
-        by["case"], by["family"] = by["by"].str[0], by["by"].str[1]
-        for what in ("family", "case"):
-            rows = by[["spec", "name", "dtype", what]].drop_duplicates()
-            rows["alone"] = ~rows.duplicated(["spec", "name", "dtype"], keep=False)
-            each = rows.groupby(["spec", what], sort=False).agg(caught=("name", "size"), alone=("alone", "sum")).reset_index()
-            total = real.groupby("spec").size().rename("of")
-            each = each.join(total, on="spec").rename(columns={"alone": "caught by no other"})
-            found[BY.format(what)] = each[["spec", what, "caught", "caught by no other", "of"]]
+        found |= {BY.format(what): _caught(real, what) for what in ("family", "case")}
     return found
+
+
+def _functions(audit: Audit) -> "pd.DataFrame":
+    """A row for each wrong function and dtype."""
+    import pandas as pd
+
+    return pd.DataFrame(
+        {
+            "spec": w.spec,
+            "kind": "mutants" if w.where else "mistakes",
+            "name": w.name,
+            "dtype": w.dtype,
+            "status": w.status,
+            "raises": w.raises,
+            "where": w.where,
+            "argument": w.argument,
+            "closest score": f"{w.closest[0]:.2g}" if w.closest[1] else "",
+            "in": f"{w.closest[1]} {w.closest[2]}",
+            "by": w.by,
+            **{f"{judge}, normal inputs": judge not in w.normal for judge in JUDGES},
+            **{f"{judge}, all inputs": judge not in w.ever for judge in JUDGES},
+        }
+        for w in audit.wrong
+    )
+
+
+def _caught(wrong: "pd.DataFrame", what: str) -> "pd.DataFrame":
+    """By each case, or family, of a spec: how many wrong functions it catches, and how many no other does."""
+    by = wrong[["spec", "name", "dtype", "by"]].explode("by").dropna(subset="by")
+    by[what] = by["by"].str[("case", "family").index(what)]
+    rows = by[["spec", "name", "dtype", what]].drop_duplicates()
+    rows["alone"] = ~rows.duplicated(["spec", "name", "dtype"], keep=False)
+    each = rows.groupby(["spec", what], sort=False).agg(caught=("name", "size"), alone=("alone", "sum")).reset_index()
+    each = each.join(wrong.groupby("spec").size().rename("of"), on="spec").rename(columns={"alone": "caught by no other"})
+    return each[["spec", what, "caught", "caught by no other", "of"]]
 
 
 def _plain(audit: Audit) -> "pd.DataFrame":

@@ -16,9 +16,11 @@ import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -62,6 +64,10 @@ FACTS: dict[str, tuple[Callable[[Any], bool], str]] = {
         f'grows = {{"time": "N log N", "memory": "N"}}, of {", ".join(GROWING)}; known: {", ".join(GROWTHS)}',
     ),
 }
+
+
+class WrongRequest(ValueError):
+    """The request itself makes no sense; the message says what would."""
 
 
 class NotFound(ValueError):
@@ -258,9 +264,9 @@ def reachable(path: Path) -> set[Path]:
 
 @cache
 def _imported(path: Path) -> tuple[Path, ...]:
-    """Files of this project, or in the folder of `path`, that it imports."""
+    """Files of this project, or in the folder of `path`, that it imports when it runs."""
     files = []
-    for node in ast.walk(_tree(path)):
+    for node in _executed(_tree(path)):
         if isinstance(node, ast.Import):
             modules = [(0, alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -274,6 +280,17 @@ def _imported(path: Path) -> tuple[Path, ...]:
                 stem = root.joinpath(*module.split("."))
                 files += [file for file in (stem.with_suffix(".py"), stem / "__init__.py") if module and file.is_file()]
     return tuple(files)
+
+
+def _executed(tree: ast.AST) -> Iterator[ast.AST]:
+    """All nodes but those under `if TYPE_CHECKING:`, which never run."""
+    waiting = deque([tree])
+    while waiting:
+        yield (node := waiting.popleft())
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in (getattr(node.test, "id", ""), getattr(node.test, "attr", "")):
+            waiting += node.orelse
+        else:
+            waiting += ast.iter_child_nodes(node)
 
 
 def _place(file: Path) -> str:
@@ -299,28 +316,31 @@ def _module_name(path: Path) -> str:
 
 def is_module(name: str) -> bool:
     """Whether a top-level name is that of an installed module already, elsewhere than in the current folder."""
-    found = importlib.util.find_spec(name) if name.isidentifier() else None
+    found = _located(name) if name.isidentifier() else None
     return found is not None and found.origin is not None and Path(found.origin).parent != Path.cwd()
 
 
 def _module_file(module: str) -> Path:
-    """The file of a module, without importing it (its parent packages are imported)."""
+    """The file of a module, without importing it or its packages: what is under test runs in workers alone."""
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
-    try:
-        found = importlib.util.find_spec(module)
-    except ImportError:
-        found = None
-    except (Exception, SystemExit) as error:
-        raise NotFound(
-            f"module {module!r} cannot be found: its package raised {type(error).__name__}: {error}\n"
-            "  Mend that, or give its file: impl=./FILE.py"
-        ) from None
+    found = _located(module)
     if found is None or found.origin is None or not Path(found.origin).is_file():
         raise NotFound(
             f"no module {module!r} can be imported from here.\n  Install its package, or give its file: impl=./FILE.py"
         )
     return Path(found.origin)
+
+
+def _located(module: str) -> ModuleSpec | None:
+    """Where an import would find a module; unlike importlib.util.find_spec it runs no package on the way there."""
+    top, *parts = module.split(".")
+    if not all([top, *parts]):
+        return None
+    found = next(filter(None, (finder.find_spec(top, None) for finder in sys.meta_path)), None)
+    for part in parts:
+        found = PathFinder.find_spec(part, list(found.submodule_search_locations or ())) if found else None
+    return found
 
 
 @cache

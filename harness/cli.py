@@ -187,7 +187,16 @@ def new(
         raise plan.WrongRequest(f"cannot make a new {kind!r}.{catalogue.suggestion(kind, ['implementation'])}")
     if set(settings) != {"spec"}:
         raise plan.WrongRequest(f"say which spec: harness new implementation {name} spec=NAME\n  All of them: harness list specs")
-    spec = catalogue.find("spec", str(settings["spec"])).name
+    spec = catalogue.find("spec", settings["spec"]).name
+    file = _new_file(name, spec)
+    file.write_text(pages.beginning(spec))
+    typer.echo(
+        f"{file} is written: a copy of the simplest form, to be replaced by yours.\n  Judge it: harness check {file} spec={spec}"
+    )
+
+
+def _new_file(name: str, spec: str) -> Path:
+    """The file that is to be written: in a folder that is there, importable, and not there yet."""
     file = Path(name if name.endswith(".py") else f"{name}.py")
     taken = keyword.iskeyword(file.stem) or file.stem in sys.stdlib_module_names or catalogue.is_module(file.stem)
     if not file.parent.is_dir():
@@ -199,10 +208,7 @@ def new(
         )
     if file.exists():
         raise plan.WrongRequest(f"{file} is there already; it is left as it is.\n  Judge it: harness check {file} spec={spec}")
-    file.write_text(pages.beginning(spec))
-    typer.echo(
-        f"{file} is written: a copy of the simplest form, to be replaced by yours.\n  Judge it: harness check {file} spec={spec}"
-    )
+    return file
 
 
 @app.command()

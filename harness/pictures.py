@@ -59,22 +59,14 @@ def figure(
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    panels = {title: found for title, names in PANELS.items() if (found := _among(of, names.split()))}
-    known = {name for found in panels.values() for name in found} | {ANCHOR}
-    if others := {name: curve for name, curve in of.items() if name not in known}:
-        panels["others"] = others
-    drawn, axes = pyplot.subplots(
-        1, max(1, len(panels)), figsize=(1 + 3.6 * max(1, len(panels)), 4.2), sharey=True, squeeze=False, layout="constrained"
-    )
+    panels = _panels(of)
+    wide = max(1, len(panels))
+    drawn, axes = pyplot.subplots(1, wide, figsize=(1 + 3.6 * wide, 4.2), sharey=True, squeeze=False, layout="constrained")
     for axis, (title, found) in zip(axes[0], panels.items(), strict=False):
         if ANCHOR in of:
             axis.plot(*_line(of[ANCHOR]), color="black", linestyle="--", label=ANCHOR)
         for name, curve in found.items():
-            x, middle = _line(curve)
-            (drawn_line,) = axis.plot(x, middle, marker="o", markersize=3, label=name)
-            widths = _widths(curve, paired=paired and chance is None)
-            low, high = ([y + sign * w for y, w in zip(middle, widths, strict=True)] for sign in (-1, 1))
-            axis.fill_between(x, low, high, alpha=0.15, color=drawn_line.get_color(), linewidth=0)
+            _draw(axis, name, curve, paired and chance is None)
         if line is not None:
             axis.axvline(line, color="gray", linewidth=0.8)
         if chance is not None:
@@ -97,8 +89,22 @@ def figure(
     return drawn
 
 
-def _among(of: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    return {name: curve for name, curve in of.items() if name.partition(":")[0] in names}
+def _panels(of: Mapping[str, Curve]) -> dict[str, dict[str, Curve]]:
+    """The curves of each panel that has some; those of no other stand together."""
+    panel = {name: title for title, names in PANELS.items() for name in names.split()}
+    found: dict[str, dict[str, Curve]] = {title: {} for title in (*PANELS, "others")}
+    for name, curve in of.items():
+        if name != ANCHOR:
+            found[panel.get(name.partition(":")[0], "others")][name] = curve
+    return {title: curves for title, curves in found.items() if curves}
+
+
+def _draw(axis: Any, name: str, curve: Curve, paired: bool) -> None:
+    """A line in its band."""
+    x, middle = _line(curve)
+    (line,) = axis.plot(x, middle, marker="o", markersize=3, label=name)
+    low, high = ([y + sign * w for y, w in zip(middle, _widths(curve, paired), strict=True)] for sign in (-1, 1))
+    axis.fill_between(x, low, high, alpha=0.15, color=line.get_color(), linewidth=0)
 
 
 def _line(curve: Curve) -> tuple[list[int], list[float]]:

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from harness import catalogue, machine
+from harness.catalogue import WrongRequest
 from harness.cell import CRASHED, OUT_OF_MEMORY, TIMED_OUT, UNSUPPORTED, Cell, Record, identity
 from harness.store import Store
 
@@ -47,10 +48,6 @@ MEANING = {
 DEVICES = ("cpu", "cuda")
 # Outcomes that may be of the moment: asked again by the next run, as the code may be innocent.
 PASSING = (CRASHED, TIMED_OUT, OUT_OF_MEMORY)
-
-
-class WrongRequest(ValueError):
-    """The request itself makes no sense; the message says what would."""
 
 
 @dataclass(frozen=True)
@@ -137,12 +134,19 @@ def cells(chosen: Selection, suite: ModuleType) -> list[Cell]:
     for word, known in chosen.seen.items():
         _check_patterns(word, chosen.patterns(word), known)
     if not found:
-        asked = ", ".join(f"{key}={value}" for key, value in chosen.words.items() if value != WORDS[key])
-        left = {word: chosen.patterns(word) for word in chosen.seen if word in chosen.settings}
-        others = "".join(f"\n  {word}={one} was asked; there are: {', '.join(chosen.seen[word])}" for word, one in left.items())
-        raise WrongRequest(f"nothing to do: no cell of the suite fits {asked}.{others}\n  See: harness list implementations")
+        raise WrongRequest(_nothing_fits(chosen))
     _check_that_names_differ(found)
     return found
+
+
+def _nothing_fits(chosen: Selection) -> str:
+    """What was asked in vain, and what else the words of the suite could have said."""
+    asked = ", ".join(f"{key}={value}" for key, value in chosen.words.items() if value != WORDS[key])
+    lines = [f"nothing to do: no cell of the suite fits {asked}."]
+    for word, known in chosen.seen.items():
+        if word in chosen.settings:
+            lines.append(f"  {word}={chosen.patterns(word)} was asked; there are: {', '.join(known)}")
+    return "\n".join([*lines, "  See: harness list implementations"])
 
 
 def digests(cell: Cell, suite: ModuleType) -> dict[str, str]:

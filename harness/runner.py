@@ -269,17 +269,14 @@ def _serve(*args: Any) -> None:
 
 
 def _record(cell: Cell, digests: dict[str, str], answer: Answer, time_s: float, run_id: str) -> Record:
-    at = datetime.now(UTC).isoformat(timespec="seconds")
     return Record(
-        cell,
-        answer.outcome,
-        answer.values,
-        answer.note,
-        digests,
-        machine.name(),
-        machine.versions(),
-        round(time_s, 4),
-        at,
-        run_id,
-        catalogue.commit(),
+        cell=cell,
+        **vars(answer),
+        digests=digests,
+        machine=machine.name(),
+        versions=machine.versions(),
+        time_s=round(time_s, 4),
+        at=datetime.now(UTC).isoformat(timespec="seconds"),
+        run=run_id,
+        commit=catalogue.commit(),
     )

@@ -54,20 +54,20 @@ def options_of(cell: Cell) -> dict[str, Any]:
     return dict(variant_of(cell).get("options", {}))
 
 
-def sizes_of(cell: Cell, contestant: Implementation, sizes: Mapping[str, int], budget: int) -> dict[str, int]:
-    """The sizes, and f, the width of the feed-forward part, that brings the model nearest to its budget of parameters."""
+def sizes_of(cell: Cell, contestant: Implementation, sizes: Mapping[str, int], wanted: int) -> dict[str, int]:
+    """The sizes, and f, the width of the feed-forward part, that brings the model nearest to the parameters wanted."""
     plain = contestant.spec.case("plain", torch.float32, cell.device)
 
     def parameters(f: int) -> int:
         return sum(p.numel() for p in contestant.prepare(plain.resized({**sizes, "f": f})).parameters())
 
-    return {**sizes, "f": width(parameters, budget) or STEP}
+    return {**sizes, "f": width(parameters, wanted) or STEP}
 
 
-def width(parameters: Callable[[int], int], budget: int) -> int:
-    """The multiple f of STEP at which `parameters(f)`, a straight line, is nearest to a budget; 0 where it hangs on no f."""
+def width(parameters: Callable[[int], int], wanted: int) -> int:
+    """The multiple f of STEP at which `parameters(f)`, a straight line, is nearest to those wanted; 0 where it hangs on no f."""
     few, many = parameters(STEP), parameters(2 * STEP)
-    return STEP * max(1, round(1 + (budget - few) / (many - few))) if many > few else 0
+    return STEP * max(1, round(1 + (wanted - few) / (many - few))) if many > few else 0
 
 
 def fresh(cell: Cell, case: Case, seed: int) -> nn.Module:

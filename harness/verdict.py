@@ -73,49 +73,41 @@ def judge(
         return Verdict(max(scores.values()), grade, scores)
     # The first way that fails is the one to be told: what fails plainly fails otherwise too.
     way = next(way for way, of in by_way.items() if max(of.values()) > 1)
-    told = max(strict[way], key=lambda name: strict[way][name])
-    if sides:
-        failing = [name for name in truth if by_way[way][name] > 1]
-        told = failing[0]
-    got, of = answers[way][told].cpu(), axes.get(told, ())
-    note = _difference(told, got, truth[told], allowed[told], of, strict[way][told], allowance, sides, in_float64)
+    failing = [name for name in truth if by_way[way].get(name, 0.0) > 1]
+    told = failing[0] if sides else max(strict[way], key=lambda name: strict[way][name])
+    got, right = answers[way][told].cpu().double(), truth[told].double()
+    off, score = _off(got, right, allowed[told]), f"score {strict[way][told]:.2g}, allowed 1 ({allowance})"
+    note = _difference(told, got, right, off, axes.get(told, ()), score, sides)
+    if in_float64 and off.any() and (off * ROOT < LITTLE).all():
+        note += f"\n  {IN_FLOAT64}"
     if sides and len(failing) > 1:
         others = dict.fromkeys(name.split()[0] for name in failing[1:])
         note += f"\n  {len(failing)} of {len(truth)} comparisons fail; the others are of {', '.join(others)}"
     return Verdict(max(scores.values()), "", scores, note + (f"\n  only {way}; plainly asked it is right" if way else ""))
 
 
-def _difference(
-    name: str,
-    got: Tensor,
-    truth: Tensor,
-    budget: Tensor,
-    axes: Sequence[str],
-    score: float,
-    allowance: str,
-    sides: bool,
-    in_float64: bool,
-) -> str:
+def _off(got: Tensor, truth: Tensor, budget: Tensor) -> Tensor:
+    """By how many budgets of its row each element is off."""
+    error = torch.where(got == truth, 0.0, (got - truth).abs()).nan_to_num(nan=torch.inf)
+    allowed = budget.square().mean(-1, keepdim=True).sqrt() if budget.dim() else budget
+    return torch.where(error == 0, 0.0, error / allowed)
+
+
+def _difference(name: str, got: Tensor, truth: Tensor, off: Tensor, axes: Sequence[str], score: str, sides: bool) -> str:
     """The lines that say where a result is off, and by how much."""
     if truth.numel() == 0:
         return f"  {name} is empty: nothing was compared"
-    got, truth = got.double(), truth.double()
-    error = torch.where(got == truth, 0.0, (got - truth).abs()).nan_to_num(nan=torch.inf)
-    allowed = budget.square().mean(-1, keepdim=True).sqrt() if budget.dim() else budget
-    off = torch.where(error == 0, 0.0, error / allowed)
     at = torch.unravel_index(off.argmax(), off.shape)
     index = " ".join(f"{axis}={int(i)}" for axis, i in zip(axes, at, strict=True)) if axes else ", ".join(str(int(i)) for i in at)
     wrong = off > ELEMENT
     what = f"{name}: the sides of the law differ by {got[at]:.6g} at {index}" if sides else ""
     lines = [
         f"  {what or f'{name}[{index}] {_unlike(float(got[at]), float(truth[at]))}'}",
-        f"  score {score:.2g}, allowed 1 ({allowance})",
+        f"  {score}",
         f"  {_share(wrong)}{_confined(wrong, axes)}{_first(wrong, axes, always=sides)}"
         if wrong.any()
         else "  no element stands out: all are a little off, in the same way",
     ]
-    if in_float64 and off[at] * ROOT < LITTLE:
-        lines.append(f"  {IN_FLOAT64}")
     if not got.isfinite().all() and truth.isfinite().all():
         lines.append(f"  {int((~got.isfinite()).sum())} of {got.numel()} elements are NaN or infinite")
     return "\n".join(lines)

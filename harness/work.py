@@ -7,15 +7,18 @@ models at the sizes below, each with about as many parameters.
 import re
 from collections.abc import Iterator, Mapping
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from harness import catalogue, terms
+from harness.catalogue import WrongRequest
 from harness.cell import Cell
 from harness.cost import FORMS, Question, steps_of_a_model
-from harness.plan import Selection, WrongRequest
 from harness.spec import DTYPES, LOOKED_UP, Case, Spec
+
+if TYPE_CHECKING:
+    from harness.plan import Selection
 
 # lengths; sizes and parameters of every language model; by which factors the sizes of operators grow.
 SCALES: dict[str, dict[str, Any]] = {
@@ -31,7 +34,7 @@ SCALES: dict[str, dict[str, Any]] = {
 SYMBOLS, TRAINED = 256, 128  # of language models: symbols, and the length that they are made for
 
 
-def cells(selection: Selection, suite: str, rounds: int = 1) -> Iterator[Cell]:
+def cells(selection: "Selection", suite: str, rounds: int = 1) -> Iterator[Cell]:
     """Cells in an order in which all implementations answer a question, each in a fresh process, before the next is asked."""
     told = {key: selection.settings[key] for key in ("scale", "threads")}
     lengths = selection.chosen("length", map(str, SCALES[told["scale"]]["lengths"]))
@@ -44,7 +47,7 @@ def cells(selection: Selection, suite: str, rounds: int = 1) -> Iterator[Cell]:
                 yield Cell(suite, spec, name, variant, case, dtype, selection.device, seed, settings)
 
 
-def _questions(selection: Selection) -> Iterator[tuple[str, str, str, str, str]]:
+def _questions(selection: "Selection") -> Iterator[tuple[str, str, str, str, str]]:
     """Spec, case, dtype, form and batch of what is asked at each length."""
     for item in selection.specs():
         spec = catalogue.load_spec(item.name)
@@ -131,24 +134,24 @@ def _bytes(tensor: Any, case: Case) -> int:
     return int(torch.Size(tensor.shape(case.values)).numel()) * size
 
 
-def _width(spec: Spec, case: Case, budget: int) -> int:
-    """The width f of the feed-forward part, a multiple of 8, that brings the parameters of a spec nearest to the budget."""
+def _width(spec: Spec, case: Case, wanted: int) -> int:
+    """The width f of the feed-forward part, a multiple of 8, that brings the parameters of a spec nearest to those wanted."""
 
     def parameters(f: int) -> int:
         wide = case.resized({"f": f})
         return sum(torch.Size(t.shape(wide.values)).numel() for t in spec.given(wide) if "." in t.name)
 
-    return terms.width(parameters, budget) or 4 * int(case.d)
+    return terms.width(parameters, wanted) or 4 * int(case.d)
 
 
-def _dtypes(selection: Selection) -> Mapping[str, Any]:
+def _dtypes(selection: "Selection") -> Mapping[str, Any]:
     """On the CPU float32, unless another is named: 16 bits are emulated on many."""
     if selection.words["dtype"] == "*" and selection.device == "cpu":
         return {"float32": DTYPES["float32"]}
     return DTYPES
 
 
-def _batches(spec: Spec, selection: Selection) -> list[str]:
+def _batches(spec: Spec, selection: "Selection") -> list[str]:
     asked = list(dict.fromkeys(str(selection.settings["batch"]).split(",")))
     if not all(batch.isdecimal() and int(batch) for batch in asked):
         raise WrongRequest(f"batch={selection.settings['batch']} is no list of whole numbers, 1 or more, such as batch=1,8")

@@ -1,22 +1,24 @@
 """Does it compute what the paper defines? Values, gradients, final states and laws, in every case, dtype and input family."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from harness import catalogue, judge
 from harness.cell import OK, OUTCOMES, Answer, Cell, Record
 from harness.implementation import Implementation
-from harness.plan import Selection
 from harness.spec import DTYPES
+
+if TYPE_CHECKING:
+    from harness.plan import Selection
 
 settings = {"family": "*", "law": "*"}
 limits = {"timeout": 60.0, "memory": 8.0}
 isolated = True  # what is judged stands in a process of its own
 
 
-def plan(selection: Selection) -> Iterator[Cell]:
+def plan(selection: "Selection") -> Iterator[Cell]:
     """One cell for each input family and for each law, in each case and dtype, of each contestant."""
     for item in selection.specs():
         spec = catalogue.load_spec(item.name)

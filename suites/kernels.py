@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -10,14 +10,16 @@ import torch
 from harness import catalogue, kernels
 from harness.cell import OK, WRONG, Answer, Cell, Record
 from harness.implementation import Implementation
-from harness.plan import Selection
 from harness.spec import DTYPES
+
+if TYPE_CHECKING:
+    from harness.plan import Selection
 
 settings = {"target": "*"}
 limits = {"timeout": 600.0, "memory": 8.0}
 
 
-def plan(selection: Selection) -> Iterator[Cell]:
+def plan(selection: "Selection") -> Iterator[Cell]:
     """One cell for each shape that an implementation says to compile, each of its dtypes and each target."""
     for item in selection.specs():
         for name, variant in selection.contestants(item.name):

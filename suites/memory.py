@@ -1,5 +1,4 @@
-"""How many bytes does it need? The peak of forward, training and a step of decoding over length, what goes from step to step, and
-what a language model's weights take.
+"""How many bytes does it need? The peak of forward, training and a step over length, what steps hand on, and what weights take.
 
 Peaks are counted by torch's own allocator, above the inputs, with what is kept between calls (a workspace, a mask, a table); they
 hang on no clock and on no other process, so each cell is asked once, and gates exactly. What is weighed is judged first, as in
@@ -8,7 +7,7 @@ suite=speed.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -17,7 +16,9 @@ from harness.cell import OK, Answer, Cell, Record
 from harness.claims import Claim, Side, claimed
 from harness.curves import Curve
 from harness.implementation import Implementation, check_compiled
-from harness.plan import Selection
+
+if TYPE_CHECKING:
+    from harness.plan import Selection
 
 settings = {"scale": "default", "form": "*", "length": "*", "batch": "1", "threads": 1}
 choices = {"scale": ("smoke", "default", "full")}
@@ -103,7 +104,7 @@ OF_WEIGHTS = (
 )
 
 
-def plan(selection: Selection) -> Iterator[Cell]:
+def plan(selection: "Selection") -> Iterator[Cell]:
     """A cell for each implementation, case, dtype, form, batch and length."""
     return work.cells(selection, "memory")
 

@@ -11,17 +11,20 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from harness import ceilings, claims, clock, curves, judge, work
+from harness.catalogue import WrongRequest
 from harness.cell import OK, WRONG, Answer, Cell, Record
 from harness.claims import Claim, Side, claimed
 from harness.cost import of_sample
 from harness.curves import Curve
 from harness.implementation import Implementation, check_compiled
-from harness.plan import Selection, WrongRequest
+
+if TYPE_CHECKING:
+    from harness.plan import Selection
 
 settings = {"scale": "default", "form": "*", "length": "*", "batch": "1", "threads": 1, "rounds": 2}
 choices = {"scale": ("smoke", "default", "full")}
@@ -116,7 +119,7 @@ CLAIMS = (
 )
 
 
-def plan(selection: Selection) -> Iterator[Cell]:
+def plan(selection: "Selection") -> Iterator[Cell]:
     """A cell for each implementation, case, dtype, form, batch and length, in each round."""
     if not selection.settings["rounds"]:
         raise WrongRequest("rounds=0 asks nothing: each round times every cell once.\n  Try: rounds=2")

@@ -108,12 +108,20 @@ def test_the_rules_can_be_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_file_begins_with_a_sentence(path: Path):
     first = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
     assert len(first.split()) > 3, f"{path.relative_to(ROOT)} does not say in its first line what it is"
+    assert first[-1] in ".?!", f"{path.relative_to(ROOT)} breaks off in its first line, and lists show no more: {first}"
 
 
 def test_the_readme_names_every_file_of_the_instrument():
     (row,) = (line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| `harness/` |"))
     named = re.findall(r"\b[a-z]+(?=[,;]| \|$)", row)
     assert sorted(named) == sorted(path.stem for path in (ROOT / "harness").glob("[!_]*.py"))
+
+
+def test_tests_mirror_the_instrument():
+    absent = {f"test_{path.name}" for path in (ROOT / "harness").glob("[!_]*.py")} - {
+        path.name for path in (ROOT / "tests").iterdir()
+    }
+    assert not absent, f"tests/ has no {', '.join(sorted(absent))}"
 
 
 def loaded_by(code: str) -> set[str]:

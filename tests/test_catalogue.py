@@ -47,6 +47,29 @@ def test_a_digest_covers_what_a_file_imports():
     assert not any(name.startswith(("implementations", "harness/specs")) for name in names)
 
 
+@pytest.mark.parametrize("suite", catalogue.suites().values(), ids=lambda item: item.name)
+def test_no_record_is_stale_because_planning_or_storing_changed(suite: catalogue.Item):
+    names = {file.stem for file in catalogue.reachable(suite.path) if file.parent == ROOT / "harness"}
+    assert "cell" in names, "the check sees nothing"
+    assert not names & {"cli", "plan", "runner", "store", "report", "progress"}
+
+
+@pytest.mark.parametrize(
+    ("text", "followed"),
+    [
+        ("if TYPE_CHECKING:\n    import near", False),
+        ("if typing.TYPE_CHECKING:\n    import near", False),
+        ("if TYPE_CHECKING:\n    import far\nelse:\n    import near", True),
+        ("if not TYPE_CHECKING:\n    import near", True),
+        ("def f():\n    import near", True),
+    ],
+)
+def test_a_digest_follows_an_import_that_runs(text: str, followed: bool, tmp_path: Path):
+    (tmp_path / "near.py").touch()
+    (tmp_path / "mine.py").write_text(text)
+    assert (tmp_path / "near.py" in catalogue.reachable(tmp_path / "mine.py")) == followed
+
+
 SUITES = sorted({file for item in catalogue.suites().values() for file in catalogue.reachable(item.path)})
 TELLING = {
     path.stem
@@ -143,18 +166,44 @@ def test_an_installed_package_names_implementations(tmp_path: Path, monkeypatch:
         catalogue._points.cache_clear()
 
 
-@pytest.mark.parametrize("name", [".", "./", "...", "~nobody_of_this_name/mine.py", "loop.py", "breaks.mine", "leaves.mine"])
+@pytest.mark.parametrize(
+    "name", [".", "./", "...", "~nobody_of_this_name/mine.py", "loop.py", "no.mine", "mine.no", "..mine", "__main__.x"]
+)
 def test_whatever_stands_for_an_implementation_is_found_or_refused_in_words(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     (tmp_path / "loop.py").symlink_to("loop.py")
-    for package, says in (("breaks", "1 / 0"), ("leaves", "raise SystemExit(3)")):
-        (tmp_path / package).mkdir()
-        (tmp_path / package / "__init__.py").write_text(says)
+    (tmp_path / "mine.py").touch()
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(catalogue.NotFound):
         catalogue.implementation("attention", name)
+
+
+@pytest.mark.parametrize("module", ["raises.mine", "raises.inner.mine", "raises.bare.mine", "bare.inner.mine", "raises"])
+def test_a_module_is_found_where_its_package_lies_and_nothing_of_it_runs(
+    module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """It may hang, print, or set signal handlers: that is for a worker. `bare` has no __init__.py."""
+    for name in (
+        "raises/__init__",
+        "raises/mine",
+        "raises/inner/__init__",
+        "raises/inner/mine",
+        "raises/bare/mine",
+        "bare/inner/mine",
+    ):
+        (file := tmp_path / f"{name}.py").parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("raise SystemExit('this ran')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    place = tmp_path / module.replace(".", "/")
+    file = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+    assert catalogue.implementation("attention", f"{module}:prepare").path == file
+
+
+def test_a_name_that_stands_for_this_program_is_no_module_of_anybody():
+    assert not catalogue.is_module("__main__")
 
 
 @pytest.mark.parametrize("text", ["x = " + "-" * 100_000 + "1", "x = " + "+".join("1" * 20_000)], ids=["signs", "sums"])

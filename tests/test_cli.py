@@ -226,37 +226,6 @@ def test_an_edited_implementation_is_asked_again(tmp_path: Path):
     assert "(0 from the store)" in harness(*words, cwd=tmp_path).stdout
 
 
-@pytest.mark.parametrize("name", ["attention", "attention/plain", "correctness", "transformer_rope"])
-def test_show_tells_of_every_kind(name: str, tmp_path: Path):
-    said = harness("show", name, cwd=tmp_path)
-    assert said.returncode == 0, said.stderr
-    assert said.stdout.startswith(f"{name}  (")
-
-
-@pytest.mark.parametrize(
-    ("name", "parts"),
-    [
-        ("transformer_streaming", ["GELU is exact (erf)", "LayerNorm has eps 1e-5", "otherwise\n  t=16, sinks=4\n"]),
-        ("retnet", ["GELU is exact (erf)"]),
-        ("rms_norm", ["otherwise\n  eps=1e-06\n"]),
-        ("speed", ["\n  rounds=2\n", "\n  workers=0  processes at a time; 0: one for each core\n"]),
-        (
-            "attention",
-            ["\n  visibility=full (or causal, prefix, sliding_window, lambda), window=0, prefix=0, sinks=0, block=16\n"],
-        ),
-    ],
-)
-def test_show_tells_of_the_skeleton_of_defaults_and_of_settings(name: str, parts: list[str]):
-    said = show.page(name)
-    for part in parts:
-        assert part in said
-
-
-def test_show_tells_of_no_skeleton_where_there_is_none():
-    """Its blocks are its own: it takes the norms of `_decoder` alone."""
-    assert "GELU is exact" not in show.page("rwkv4")
-
-
 def test_of_many_names_a_few_are_told(tmp_path: Path):
     said = harness("run", "suite=correctness", "spec=atention", cwd=tmp_path).stderr
     assert said.startswith("harness: no spec named 'atention'. Did you mean 'attention'?\n  near: attention, retention, ")
@@ -278,13 +247,6 @@ def test_a_file_without_prepare_is_told_so(tmp_path: Path):
     said = harness("check", "mine.py", "spec=rotary", "case=plain", cwd=tmp_path)
     assert said.returncode == 1
     assert "mine.py has no function prepare(case)" in said.stderr
-
-
-def test_doctor_says_what_is_there_and_what_would_bring_the_rest(tmp_path: Path):
-    said = harness("doctor", cwd=tmp_path).stdout
-    for word in ("machine", "torch", "devices", "triton", "gcc", "ray"):
-        assert f"\n{word}" in "\n" + said
-    assert "pip install 'sequence-harness[ray]'" in said or "ray        installed" in said
 
 
 @pytest.mark.parametrize(

@@ -6,18 +6,11 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-
-from harness import findings, revisions
-from harness.cell import Cell, Record
-from harness.findings import Findings
-from harness.plan import WrongRequest
 
 ROOT = Path(__file__).parents[1]
 # Answers `harness run suite=... results=...` in a few hundredths of a second: what it says stands in costs.py, which tests edit.
@@ -303,13 +296,6 @@ def test_without_a_checkout_there_are_no_revisions(tmp_path: Path):
     assert "is in no git checkout, so it has no revisions to compare.\n  Go into the checkout" in said.stderr
 
 
-def test_a_repository_without_commits_says_so(tmp_path: Path):
-    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
-    with pytest.raises(WrongRequest, match=r"there are no commits yet in .*, so there is no 'HEAD' to compare with"):
-        revisions.commit(tmp_path, "HEAD")
-    assert revisions.commit(tmp_path, revisions.WORKING_TREE) == ""
-
-
 def test_who_is_asked_to_end_takes_its_processes_and_folders_along(repository: Path, tmp_path: Path):
     edit(repository, "SLEEP_S = 60.0\n")
     git(repository, "commit", "--quiet", "--all", "--message=second")
@@ -348,126 +334,3 @@ def test_a_table_for_programs_is_nothing_but_the_table(repository: Path):
     assert head == "implementation,case,form,length,BASE s,HEAD s,ratio,at least,at most,finds from,false alarms,verdict,why"
     assert len(rows) == 3
     assert compare(repository, "main", "main", "suite=speed", "pairs=6", "format=csv").stdout.startswith("implementation,case,")
-
-
-def test_the_users_tree_is_only_read_and_nothing_stays_behind(repository: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    (repository / "new.py").write_text("new = 1\n")
-    (repository / "__pycache__").mkdir()
-    (repository / "__pycache__" / "ignored").write_text("")
-    (repository / "harness" / "costs.py").unlink()
-    before = {path: path.stat().st_mtime_ns for path in repository.rglob("*") if path.name != "index"}
-    (tmp_path / "temporary").mkdir()
-    monkeypatch.setattr(revisions.tempfile, "tempdir", str(tmp_path / "temporary"))
-    monkeypatch.chdir(repository / "suites")
-    with revisions.checkouts("main", ".") as (base, head):
-        assert (base.place / "harness" / "costs.py").read_text() == COSTS
-        assert not (base.place / "new.py").exists()
-        assert (head.place / "new.py").read_text() == "new = 1\n"
-        assert not (head.place / "harness" / "costs.py").exists()
-        assert not (head.place / "__pycache__").exists()
-        assert (base.commit, head.commit) == (git(repository, "rev-parse", "main").strip(), "")
-    assert {path: path.stat().st_mtime_ns for path in repository.rglob("*") if path.name != "index"} == before
-    assert not list((tmp_path / "temporary").iterdir())
-    assert git(repository, "worktree", "list").count("\n") == 1
-
-
-def test_an_installed_harness_that_wins_over_that_of_the_checkout_is_refused(repository: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(repository)
-    good = revisions._environment
-    monkeypatch.setattr(revisions, "_environment", lambda side: good(side) | {"PYTHONPATH": str(ROOT)})
-    message = r"the harness of BASE \(main, .*\) cannot be run: this Python imports .*__init__.py instead"
-    with pytest.raises(WrongRequest, match=message), revisions.checkouts("main", "."):
-        pass
-
-
-def record(values: Mapping[str, Any], suite: str = "memory", outcome: str = "ok", **settings: Any) -> Record:
-    cell = Cell(suite, "attention", "plain", "", "causal", "float32", "cpu", 0, {"form": "forward", **settings})
-    return Record(cell, outcome, values, "", {}, "here", {}, 0.1, "2026-01-01", "r")
-
-
-def counted(base: Sequence[Record], head: Sequence[Record]) -> Findings:
-    found = Findings("main", ".", 6, 0.1)
-    findings.judge_counted(found, base, head)
-    return found
-
-
-@pytest.mark.parametrize(
-    ("base", "head", "standing"),
-    [
-        ({"peak_bytes": 100}, {"peak_bytes": 101}, "costlier"),
-        ({"peak_bytes": 101}, {"peak_bytes": 100}, "better"),
-        ({"state_bytes": 0}, {"state_bytes": 1}, "costlier"),
-        ({"flops": 5}, {"flops": 5}, "equal"),
-        ({"kernel": {"registers": 32}}, {"kernel": {"registers": 33}}, "costlier"),
-        ({"kernel": {"tensor_core": 8}}, {"kernel": {"tensor_core": 0}}, "costlier"),
-        ({"kernel": {"tensor_core": 0}}, {"kernel": {"tensor_core": 8}}, "better"),
-    ],
-)
-def test_any_rise_of_a_cost_and_any_fall_of_a_gain_counts(base: dict[str, Any], head: dict[str, Any], standing: str):
-    (cost,) = counted([record(base)], [record(head)]).costs
-    assert cost.standing == standing
-
-
-def test_what_is_no_cost_is_not_compared():
-    values = {"kernel": {"instructions": 1, "warps": 4, "multiplies": True}, "note": "x", "samples": [1], "seconds_s": 1.0}
-    assert not counted([record(values)], [record(values)]).costs
-
-
-def test_a_quantity_of_one_side_only_is_named():
-    found = counted([record({"peak_bytes": 1})], [record({"peak_bytes": 1, "state_bytes": 1})])
-    assert [one.what for one in found.apart] == ["state_bytes only in HEAD"]
-    assert not found.failed
-
-
-@pytest.mark.parametrize(
-    ("base", "head", "what", "broken"),
-    [
-        ("ok", "crashed", "crashed in HEAD, ok in BASE", True),
-        ("ok", "unsupported", "BASE: ok; HEAD: unsupported", False),
-        ("wrong", "ok", "BASE: wrong; HEAD: ok", False),
-        ("wrong", "wrong", "BASE: wrong; HEAD: wrong", False),
-    ],
-)
-def test_how_cells_ended_is_never_left_out(base: str, head: str, what: str, broken: bool):
-    found = counted([record({}, outcome=base)], [record({}, outcome=head)])
-    assert [(one.what, one.broken) for one in found.apart] == [(what, broken)]
-
-
-def test_what_neither_side_supports_is_counted_only():
-    found = counted([record({}, outcome="unsupported")], [record({}, outcome="unsupported")])
-    assert findings.summary(found) == ". against main; nothing was compared; 1 cells are unsupported on both sides"
-    assert "Not compared" not in findings.tables(found)
-
-
-def timed(seconds: float, outcome: str = "ok", number: int = 0) -> Record:
-    return record({"seconds": [seconds * 1.5, seconds, seconds * 2]}, "speed", outcome, round=number)
-
-
-def test_rounds_of_a_cell_are_one_cell_and_its_fastest_sample_counts():
-    found = Findings("main", ".", 6, 0.1)
-    findings.judge_timed(found, [[timed(2.0), timed(1.0, number=1)]] * 7, [[timed(1.0), timed(1.5, number=1)]] * 6)
-    assert [(time.base_s, time.head_s, time.judgement.verdict) for time in found.times] == [(1.0, 1.0, "not slower")]
-
-
-def test_a_cell_that_fails_now_and_then_is_not_judged_and_not_hidden():
-    found = Findings("main", ".", 6, 0.1)
-    findings.judge_timed(found, [[timed(1.0)]] * 7, [[timed(1.0)]] * 5 + [[timed(1.0, "timed_out")]])
-    (one,) = found.apart
-    assert one.what == "BASE: ok in 7 of 7 processes; HEAD: ok in 5 of 6 processes, timed_out in 1 of 6 processes"
-    assert not one.broken
-    assert not found.times
-
-
-def test_a_run_that_stopped_early_judges_nothing():
-    found = Findings("main", ".", 6, 0.1)
-    findings.judge_timed(found, [[timed(1.0)]] * 3, [[timed(1.0)]] * 2)
-    assert not found.times
-    assert "no answer in 4 of 7 processes" in found.apart[0].what
-
-
-def test_ok_without_a_time_is_broken():
-    found = Findings("main", ".", 6, 0.1)
-    nothing = replace(timed(1.0), values={})
-    findings.judge_timed(found, [[timed(1.0)]] * 7, [[nothing]] * 6)
-    assert found.failed
-    assert found.broken[0].what == "a process says ok and gives no seconds"

@@ -86,12 +86,6 @@ def test_a_line_whose_parts_are_of_the_wrong_kind_is_no_record(change: dict[str,
     assert not list(store.lines("memory"))
 
 
-@pytest.mark.parametrize("change", [{"digests": {"spec": "b"}}, {"machine": "there"}, {"versions": {"torch": "3"}}])
-def test_other_code_machine_or_versions_are_another_question(change: dict[str, object]):
-    assert record(0).identity == record(0, time_s=9.0, run="other", outcome="wrong").identity
-    assert record(0).identity != record(0, **change).identity
-
-
 def _write(root: str, first: int, count: int) -> None:
     for seed in range(first, first + count):
         Store(Path(root)).append(record(seed, note="x" * 5000))

@@ -1,19 +1,21 @@
 """What does it learn in context? Language models trained alike from scratch on tasks whose answers stand in the context alone."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from harness import budget, terms
 from harness.cell import OK, Answer, Cell, Record
 from harness.implementation import Implementation
-from harness.plan import Selection
 
 from . import baselines, tables, training
 from . import pictures as drawing
 from .batch import Ask
 from .scales import PROBES, SCALES, Probe, probe_of
+
+if TYPE_CHECKING:
+    from harness.plan import Selection
 
 settings = {"scale": "default", "probe": "*", "model": ""}
 choices = {"scale": ("smoke", "default", "full")}
@@ -22,7 +24,7 @@ limits = {"timeout": 14_400.0, "memory": 8.0}
 CONTRACT = "ids[b n]:int<v -> logits[b n v]"
 
 
-def plan(selection: Selection) -> Iterator[Cell]:
+def plan(selection: "Selection") -> Iterator[Cell]:
     """A cell for each language model, probe and seed: it is checked, trained, measured as one. Who takes weights comes last."""
     probes, folder = selection.chosen("probe", PROBES), str(selection.settings["model"])
     asked = {"scale": selection.settings["scale"]} | ({"model": folder} if folder else {})

@@ -9,17 +9,19 @@ and, where it asks others than language models, CONTRACTS.
 
 from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from harness import terms
 from harness.cell import OK, Answer, Cell, Record
 from harness.implementation import Implementation
-from harness.plan import Selection
 
 from . import checkpoint, checkpoint_streaming, depth, extrapolation, facts, growth, memory_tasks, streaming
 from .scales import text_of
+
+if TYPE_CHECKING:
+    from harness.plan import Selection
 
 settings = {"scale": "default", "text": "", "task": "extrapolation", "model": ""}
 choices = {"scale": ("smoke", "default", "full")}
@@ -35,7 +37,7 @@ WITH_A_FOLDER = {
 }  # what a task asks where model=FOLDER is given
 
 
-def plan(selection: Selection) -> Iterator[Cell]:
+def plan(selection: "Selection") -> Iterator[Cell]:
     """A cell for each language model, task and seed. Models that take the weights of another come last."""
     folder, asked = str(selection.settings["model"]), {name: selection.settings[name] for name in ("scale", "text")}
     tasks = selection.chosen("task", WITH_A_FOLDER if folder else TASKS)

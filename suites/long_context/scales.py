@@ -4,8 +4,8 @@ from functools import cache
 from typing import Any
 
 from harness import text
+from harness.catalogue import WrongRequest
 from harness.cell import Cell
-from harness.plan import WrongRequest
 
 TIMES = (1, 2, 4, 8, 16)  # contexts that are measured, in training lengths
 FAR = 64  # that of models whose cost grows less than quadratically with it

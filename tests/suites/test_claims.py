@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from harness import catalogue, pictures, readings
+from harness import catalogue, readings
 from harness.cell import OK, Cell, Record
 
 suite = catalogue.load(catalogue.find("suite", "long-context").path)
@@ -211,27 +211,3 @@ def test_the_farthest_context_is_compared_in_the_windows_that_reach_it():
     assert ended["note"].tolist() == ["it ends"]
     assert ended["2048 less 512"].isna().all()
     assert "2048 less 512" not in next(iter(suite.table([whole(bits)]).values()))
-
-
-def test_the_band_of_a_picture_is_that_of_the_change_and_knows_of_seeds():
-    first, later = [1.0, 5.0, 3.0, 7.0], [1.1, 5.1, 3.2, 7.1]
-    curve = {32: {0: first}, 512: {0: later}}
-    widths = pictures._widths
-    assert widths(curve, paired=True)[1] < 0.1 < widths(curve, paired=False)[1]
-    of_seeds = {32: {0: first, 1: first}, 512: {0: later, 1: [x + 1 for x in later]}}
-    assert pictures._line(of_seeds)[1] == pytest.approx([4.0, 4.625])
-    assert widths(of_seeds, paired=True)[1] > 1, "two seeds that differ by a bit say little"
-    assert widths({32: {0: [1.0]}}, paired=False) == [0.0]
-
-
-def test_two_models_never_share_a_name():
-    names = {
-        "transformer_streaming/torch_blocks:no_sinks": "streaming:no_sinks",
-        "transformer_rope/torch_sdpa": "rope",
-        "transformer_rope/triton_flash": "rope/triton_flash",
-        "retnet/mine.py": "retnet/mine.py",
-        "language_model/mine.py": "mine.py",
-        "rope/torch_sdpa.py": "rope/torch_sdpa.py",
-        "language_model/transformers:lm_infinite": "transformers:lm_infinite",
-    }
-    assert {subject: readings.short(subject) for subject in names} == names

@@ -1,0 +1,58 @@
+"""How a question is put: the same values in other memory, and no setting of torch's that is not put back."""
+
+import pytest
+import torch
+
+from harness import Unsupported, asking
+from harness.contract import ContractError
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3), (2, 3, 4), (2, 3, 4, 5)], ids=str)
+def test_strided_inputs_hold_the_same_values_and_are_not_contiguous(shape: tuple[int, ...]):
+    x = torch.randn(shape)
+    strided = asking._strided(x)
+    assert torch.equal(strided, x)
+    assert not x.dim() or not strided.is_contiguous()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda: torch.set_default_dtype(torch.float64), "it leaves torch with a default dtype of torch.float64"),
+        (lambda: torch.set_grad_enabled(False), "it leaves torch with gradients enabled: False where it was given True"),
+        (lambda: torch.set_num_threads(2), "it leaves torch with a number of threads of 2 where it was given 1"),
+    ],
+    ids=["dtype", "gradients", "threads"],
+)
+def test_a_setting_that_is_changed_is_told_and_put_back(change, said: str):
+    before = {name: get() for name, (get, _) in asking.SETTINGS.items()}
+    with pytest.raises(ContractError, match=said), asking.settings_kept():
+        change()
+    assert {name: get() for name, (get, _) in asking.SETTINGS.items()} == before
+
+
+def test_new_memory_is_poisoned_and_the_setting_put_back():
+    with asking._poisoned_memory():
+        assert torch.empty(8).isnan().all()
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+class Leaky(torch.nn.Module):
+    """Counts tokens: honestly in its state, or past it."""
+
+    def __init__(self, honest: bool):
+        super().__init__()
+        self.honest, self.seen = honest, 0
+
+    def step(self, tokens: torch.Tensor, state: int | None) -> tuple[torch.Tensor, int]:
+        self.seen += 1
+        told = (state or 0) + 1 if self.honest else self.seen
+        return torch.full((len(tokens), 1), float(told)), told
+
+
+def test_what_goes_from_step_to_step_past_the_state_is_of_the_wrong_text():
+    ids = torch.zeros(1, 3, dtype=torch.long)
+    assert asking.stepped_in_turn(Leaky(honest=True), ids, ids).flatten().tolist() == [1, 2, 3]
+    assert asking.stepped_in_turn(Leaky(honest=False), ids, ids).flatten().tolist() == [1, 3, 5]
+    with pytest.raises(Unsupported, match="has no step form"):
+        asking.stepped_in_turn(torch.nn.Linear(1, 1), ids, ids)

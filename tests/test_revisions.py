@@ -1,0 +1,66 @@
+"""Checkouts of two revisions: the tree of the user is only read, nothing stays behind, and each side is run as it is."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from harness import revisions
+from harness.plan import WrongRequest
+
+ROOT = Path(__file__).parents[1]
+
+
+def git(place: Path, *words: str) -> str:
+    own = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+    return subprocess.run(["git", "-C", str(place), *own, *words], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A checkout with something of the name of harness, and one commit, `main`."""
+    place = tmp_path / "checkout"
+    for name, text in {"harness/__init__.py": "", "harness/costs.py": "a = 1\n", ".gitignore": "__pycache__\n"}.items():
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_text(text)
+    git(place, "init", "--quiet", "--initial-branch=main")
+    git(place, "add", "--all")
+    git(place, "commit", "--quiet", "--message=first")
+    return place
+
+
+def test_a_repository_without_commits_says_so(tmp_path: Path):
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    with pytest.raises(WrongRequest, match=r"there are no commits yet in .*, so there is no 'HEAD' to compare with"):
+        revisions.commit(tmp_path, "HEAD")
+    assert revisions.commit(tmp_path, revisions.WORKING_TREE) == ""
+
+
+def test_the_users_tree_is_only_read_and_nothing_stays_behind(repository: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    (repository / "new.py").write_text("new = 1\n")
+    (repository / "__pycache__").mkdir()
+    (repository / "__pycache__" / "ignored").write_text("")
+    (repository / "harness" / "costs.py").unlink()
+    before = {path: path.stat().st_mtime_ns for path in repository.rglob("*") if path.name != "index"}
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(revisions.tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.chdir(repository / "harness")
+    with revisions.checkouts("main", ".") as (base, head):
+        assert (base.place / "harness" / "costs.py").read_text() == "a = 1\n"
+        assert not (base.place / "new.py").exists()
+        assert (head.place / "new.py").read_text() == "new = 1\n"
+        assert not (head.place / "harness" / "costs.py").exists()
+        assert not (head.place / "__pycache__").exists()
+        assert (base.commit, head.commit) == (git(repository, "rev-parse", "main").strip(), "")
+    assert {path: path.stat().st_mtime_ns for path in repository.rglob("*") if path.name != "index"} == before
+    assert not list((tmp_path / "temporary").iterdir())
+    assert git(repository, "worktree", "list").count("\n") == 1
+
+
+def test_an_installed_harness_that_wins_over_that_of_the_checkout_is_refused(repository: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(repository)
+    good = revisions._environment
+    monkeypatch.setattr(revisions, "_environment", lambda side: good(side) | {"PYTHONPATH": str(ROOT)})
+    message = r"the harness of BASE \(main, .*\) cannot be run: this Python imports .*__init__.py instead"
+    with pytest.raises(WrongRequest, match=message), revisions.checkouts("main", "."):
+        pass
