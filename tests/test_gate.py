@@ -471,3 +471,16 @@ def test_ok_without_a_time_is_broken():
     findings.judge_timed(found, [[timed(1.0)]] * 7, [[nothing]] * 6)
     assert found.failed
     assert found.broken[0].what == "a process says ok and gives no seconds"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["same_code.py", "times=0"], "same_code: times=0 compares nothing.\n  Try: times=20\n"),
+        (["same_code.py", "times"], "same_code: times= should be a whole number, 0 or more\n"),
+    ],
+)
+def test_a_script_that_is_asked_nothing_says_so(words: Sequence[str], told: str):
+    script, *rest = words
+    said = subprocess.run([sys.executable, str(ROOT / "ci" / script), *rest], capture_output=True, text=True, check=False)
+    assert (said.returncode, said.stderr) == (2, told)
