@@ -166,7 +166,7 @@ class Worker:
         os.environ["PYTHONSAFEPATH"] = "1"
         context = multiprocessing.get_context("forkserver")
         # What nearly every cell imports, torch's gradients among them; not triton, which is told on import whether to interpret.
-        context.set_forkserver_preload(["__main__", "harness.worker", "torch.fx.experimental.symbolic_shapes", "pandas"])
+        context.set_forkserver_preload(["__main__", "harness.worker", "torch.fx.experimental.symbolic_shapes"])
         handle, self.output = tempfile.mkstemp(prefix="harness-", suffix=".log")
         os.close(handle)
         self.line, theirs = socket.socketpair()

@@ -2,9 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import torch
 
 from harness import catalogue, kernels
@@ -12,6 +11,9 @@ from harness.cell import OK, WRONG, Answer, Cell, Record
 from harness.implementation import Implementation
 from harness.plan import Selection
 from harness.spec import DTYPES
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 settings = {"target": "*"}
 limits = {"timeout": 600.0, "memory": 8.0}
@@ -50,8 +52,10 @@ def measure(cell: Cell, contestant: Implementation, progress: Any = None) -> Ans
     return Answer(WRONG if complaints else OK, values, "; ".join(complaints))
 
 
-def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
+def table(records: Sequence[Record]) -> "dict[str, pd.DataFrame]":
     """For each target, a row a kernel: what it takes, in each implementation, shape and dtype."""
+    import pandas as pd
+
     frames: dict[str, list[dict[str, Any]]] = {}
     for record in sorted(records, key=lambda r: (r.cell.subject, r.cell.case, r.cell.dtype)):
         cell = record.cell

@@ -8,9 +8,7 @@ suite=speed.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from harness import claims, curves, judge, work
 from harness.cell import OK, Answer, Cell, Record
@@ -18,6 +16,9 @@ from harness.claims import Claim, Side, claimed
 from harness.curves import Curve
 from harness.implementation import Implementation, check_compiled
 from harness.plan import Selection
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 settings = {"scale": "default", "form": "*", "length": "*", "batch": "1", "threads": 1}
 choices = {"scale": ("smoke", "default", "full")}
@@ -124,7 +125,7 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
     return Answer(OK, {**values, "flops": work.operations(spec, question), "bytes": work.moved(spec, question)})
 
 
-def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
+def table(records: Sequence[Record]) -> "dict[str, pd.DataFrame]":
     """For each operator, and for language models together, peaks by length and the growth of peaks and states; then claims."""
     every = curves.of(records)
     of_each = {"peak_bytes": OF_PEAKS, "state_bytes": OF_STATES, "bits_per_weight": OF_WEIGHTS}

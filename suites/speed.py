@@ -11,9 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from harness import ceilings, claims, clock, curves, judge, work
 from harness.cell import OK, WRONG, Answer, Cell, Record
@@ -22,6 +20,9 @@ from harness.cost import of_sample
 from harness.curves import Curve
 from harness.implementation import Implementation, check_compiled
 from harness.plan import Selection, WrongRequest
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 settings = {"scale": "default", "form": "*", "length": "*", "batch": "1", "threads": 1, "rounds": 2}
 choices = {"scale": ("smoke", "default", "full")}
@@ -179,7 +180,7 @@ def _clock_complaint(values: dict[str, Any], took: float, device: str) -> str:
     return ""
 
 
-def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
+def table(records: Sequence[Record]) -> "dict[str, pd.DataFrame]":
     """For each operator, and for language models together, a row an implementation and question; then the papers' claims."""
     every = curves.of(records)
     row = partial(_row, limits=_limits(every))
