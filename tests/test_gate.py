@@ -473,6 +473,19 @@ def test_ok_without_a_time_is_broken():
     assert found.broken[0].what == "a process says ok and gives no seconds"
 
 
+def test_only_a_side_that_knows_the_word_is_asked_for_records_without_tables(tmp_path: Path):
+    """An older revision would refuse the word, and nothing would be compared."""
+    newer, older = (tmp_path / name / "harness" for name in ("newer", "older"))
+    for place, text in ((newer, 'RUN = {"tables": True}\n'), (older, "")):
+        place.mkdir(parents=True)
+        (place / "__init__.py").touch()
+        (place / "cli.py").write_text(text)
+    sides = [
+        revisions.Side("BASE", "main", "", place.parent, tmp_path) for place in (newer, older, tmp_path / "none" / "harness")
+    ]
+    assert [side.without_tables for side in sides] == [["tables=false"], [], ["tables=false"]]
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
