@@ -104,6 +104,12 @@ class Selection:
 
 def selection(words: Mapping[str, Any]) -> tuple[Selection, ModuleType]:
     """Check words (`key: value`) against what is known, and load the suite that they name."""
+    chosen = checked(words)
+    return chosen, catalogue.load(catalogue.find("suite", str(chosen.words["suite"])).path)
+
+
+def checked(words: Mapping[str, Any]) -> Selection:
+    """Words (`key: value`) as far as they can be checked without loading anything."""
     name = words.get("suite", "")
     if not name:
         raise WrongRequest(f"which suite? Say suite=NAME.\n  known: {', '.join(catalogue.suites())}")
@@ -125,7 +131,7 @@ def selection(words: Mapping[str, Any]) -> tuple[Selection, ModuleType]:
         raise WrongRequest("device=cuda, but no GPU is seen here.\n  What this machine can do: harness doctor")
     chosen = Selection({key: typed[key] for key in WORDS}, {key: typed[key] for key in own})
     _check_implementations(chosen)
-    return chosen, catalogue.load(item.path)
+    return chosen
 
 
 def cells(chosen: Selection, suite: ModuleType) -> list[Cell]:

@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from itertools import groupby
+from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,15 @@ def run(
     finally:
         for worker in workers:
             worker.stop()
+
+
+def start_early() -> None:
+    """Let the process that workers are forked from begin with its imports, which take seconds, while this one plans."""
+    # A file in the current folder must not stand in for a module of the same name.
+    os.environ["PYTHONSAFEPATH"] = "1"
+    # What nearly every cell imports, torch's gradients among them; not triton, which is told on import whether to interpret.
+    forkserver.set_forkserver_preload(["__main__", "harness.worker", "torch.fx.experimental.symbolic_shapes"])
+    forkserver.ensure_running()
 
 
 def _batches(cells: Sequence[tuple[Cell, dict[str, str]]], workers: int) -> list[list[tuple[Cell, dict[str, str]]]]:
@@ -162,17 +172,13 @@ class Worker:
                 child.kill()
 
     def _start(self) -> None:
-        # A file in the current folder must not stand in for a module of the same name.
-        os.environ["PYTHONSAFEPATH"] = "1"
-        context = multiprocessing.get_context("forkserver")
-        # What nearly every cell imports, torch's gradients among them; not triton, which is told on import whether to interpret.
-        context.set_forkserver_preload(["__main__", "harness.worker", "torch.fx.experimental.symbolic_shapes", "pandas"])
+        start_early()
         handle, self.output = tempfile.mkstemp(prefix="harness-", suffix=".log")
         os.close(handle)
         self.line, theirs = socket.socketpair()
         self.line.setblocking(False)
         self.received = b""
-        self.process = context.Process(
+        self.process = multiprocessing.get_context("forkserver").Process(
             target=_serve,
             args=(theirs, self.output, self.limits.memory_bytes, self.limits.threads),
         )
