@@ -3,6 +3,7 @@
 It never loads code under test. Cells of one implementation share a worker; a worker that fails is replaced.
 """
 
+import atexit
 import json
 import multiprocessing
 import os
@@ -89,6 +90,16 @@ def start_early() -> None:
     # What nearly every cell imports, torch's gradients among them; not triton, which is told on import whether to interpret.
     forkserver.set_forkserver_preload(["__main__", "harness.worker", "torch.fx.experimental.symbolic_shapes"])
     forkserver.ensure_running()
+    atexit.unregister(_end_server)
+    atexit.register(_end_server)
+
+
+def _end_server() -> None:
+    """What still imports when this process ends, for its request was wrong, would write into folders that are being removed."""
+    server: Any = forkserver._forkserver
+    if server._forkserver_pid:
+        os.kill(server._forkserver_pid, signal.SIGKILL)
+    server._stop()
 
 
 def _batches(cells: Sequence[tuple[Cell, dict[str, str]]], workers: int) -> list[list[tuple[Cell, dict[str, str]]]]:
