@@ -21,15 +21,17 @@ import pandas as pd
 import torch
 from tabulate import tabulate
 
-from harness import Unsupported, audit, catalogue, machine
+from harness import Unsupported, audit, catalogue, machine, plan
 from harness.cell import Cell
 from harness.implementation import Implementation
+from harness.plan import WrongRequest
 from harness.spec import DTYPES
 
 # Axes whose size is nobody's choice but the data's: batch, queries or steps, keys. Heads and widths come from the cases.
 FREE = ("b", "n", "m")
 TRIES = 10
 LARGEST = 2**16
+WORDS: dict[str, Any] = {"seeds": 200, "spec": "", "out": "", "first": 0, "impl": "*", "interpreted": 200}
 
 
 def scores(job: tuple[str, str, int, str, int]) -> list[dict]:
@@ -119,29 +121,45 @@ def spread_of(rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def _settings(words: list[str]) -> dict[str, Any]:
+    """The words, each of the type of its default."""
+    said = {key: value for key, _, value in (word.partition("=") for word in words)}
+    for key in said.keys() - WORDS:
+        raise WrongRequest(f"no setting named {key!r}.{catalogue.suggestion(key, WORDS)}")
+    return {key: plan.typed_as(key, said.get(key, default), default) for key, default in WORDS.items()}
+
+
 def main(words: list[str]) -> int:
     os.environ["TRITON_INTERPRET"] = "1"
-    settings = {"seeds": "200", "spec": "", "out": "", "first": "0", "impl": "*", "interpreted": "200"} | dict(
-        word.split("=", 1) for word in words
-    )
+    settings = _settings(words)
     specs = [spec for spec in settings["spec"].split(",") if spec] or [
         s for s, item in catalogue.specs().items() if catalogue.implementations(s) and item.facts.get("DEFINED", True)
     ]
-    seeds = range(int(settings["first"]), int(settings["first"]) + int(settings["seeds"]))
+    seeds = range(settings["first"], settings["first"] + settings["seeds"])
     found: list[dict[str, Any]] = []
     with ProcessPoolExecutor(mp_context=get_context("forkserver"), initializer=machine.end_with_parent) as pool:
         for spec in specs:
-            jobs = [(spec, dtype, seed, settings["impl"], int(settings["interpreted"])) for dtype in DTYPES for seed in seeds]
-            found += [row for rows in pool.map(scores, jobs, chunksize=8) for row in rows]
-            spread = spread_of(pd.DataFrame([row for row in found if row["spec"] == spec]))
+            jobs = [(spec, dtype, seed, settings["impl"], settings["interpreted"]) for dtype in DTYPES for seed in seeds]
+            found += [row for part in pool.map(scores, jobs, chunksize=8) for row in part]
+            if not (rows := [row for row in found if row["spec"] == spec]):
+                continue
+            spread = spread_of(pd.DataFrame(rows))
             if settings["out"]:
                 write(Path(settings["out"]), spread)
             print(tabulate(spread.round(2).values.tolist(), headers=list(spread.columns), tablefmt="pipe"), flush=True)
-    rows = pd.DataFrame(found)
-    rejected = rows[rows.score > 1]
+    if not found:
+        raise WrongRequest(
+            f"seeds={settings['seeds']} impl={settings['impl']} ask nothing of {', '.join(specs)}.\n  Try: seeds=200 impl=*"
+        )
+    judged = pd.DataFrame(found)
+    rejected = judged[judged.score > 1]
     print(rejected.to_string() if len(rejected) else "no honest implementation was rejected")
     return int(len(rejected) > 0)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except (WrongRequest, catalogue.NotFound) as error:
+        print(f"false_alarms: {error}", file=sys.stderr)
+        sys.exit(2)

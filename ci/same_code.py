@@ -14,8 +14,9 @@ from pathlib import Path
 import pandas as pd
 from tabulate import tabulate
 
-from harness import machine
+from harness import machine, plan
 from harness.paired import SLOWER, VERDICTS
+from harness.plan import WrongRequest
 
 
 def compared(settings: list[str]) -> pd.DataFrame:
@@ -55,8 +56,10 @@ def write(place: Path, asked: str, rows: pd.DataFrame) -> None:
 
 
 def main(words: list[str]) -> int:
-    settings = dict(word.split("=", 1) for word in words)
-    times, out = int(settings.pop("times", "20")), settings.pop("out", "")
+    settings = {key: value for key, _, value in (word.partition("=") for word in words)}
+    times, out = plan.typed_as("times", settings.pop("times", 20), 20), settings.pop("out", "")
+    if not times:
+        raise WrongRequest("times=0 compares nothing.\n  Try: times=20")
     rows = pd.DataFrame()
     for number in range(1, times + 1):
         found = compared([f"{key}={value}" for key, value in settings.items()]).assign(comparison=number)
@@ -70,4 +73,8 @@ def main(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except WrongRequest as error:
+        print(f"same_code: {error}", file=sys.stderr)
+        sys.exit(2)

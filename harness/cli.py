@@ -26,6 +26,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+RUN = {"tables": True}  # words that `run` alone understands, with their defaults
 LARGEST_MEMORY = 2**62  # bytes: a limit beyond what the kernel can count ends every worker
 Words = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, such as suite=correctness spec=attention.")
@@ -69,14 +70,21 @@ def plan_(words: Words = None) -> None:
 
 @app.command()
 def run(words: Words = None) -> None:
-    """Ask every implementation of a selection what a suite asks; print and write the table."""
-    from harness import progress, report
+    """Ask every implementation of a selection what a suite asks; print and write the table, if not tables=false."""
+    from harness import progress, report, runner
 
-    request = _Request(words)
+    settings: dict[str, Any] = dict(_read(words))
+    tables = plan.typed_as("tables", settings.pop("tables", RUN["tables"]), RUN["tables"])
+    plan.checked(settings)
+    runner.start_early()
+    request = _Request(None, settings)
     todo, records, seconds = request.split()
     if seconds:
         typer.echo(f"{len(todo)} cells{request.about(seconds)}; interrupted, it goes on where it was", err=True)
     records += progress.follow(todo, request.limits, request.store, seconds)
+    if not tables:
+        typer.echo(report.summary(records))
+        raise typer.Exit(_status(records))
     typer.echo(report.render(report.tables(request.suite, records), "text"))
     files = report.write(request.store.root, request.title, request.suite, request.stored())
     typer.echo(f"\n{report.summary(records)} ({len(records) - len(todo)} from the store)")

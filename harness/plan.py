@@ -2,7 +2,7 @@
 
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -103,6 +103,12 @@ class Selection:
 
 def selection(words: Mapping[str, Any]) -> tuple[Selection, ModuleType]:
     """Check words (`key: value`) against what is known, and load the suite that they name."""
+    chosen = checked(words)
+    return chosen, catalogue.load(catalogue.find("suite", str(chosen.words["suite"])).path)
+
+
+def checked(words: Mapping[str, Any]) -> Selection:
+    """Words (`key: value`) as far as they can be checked without loading anything."""
     name = words.get("suite", "")
     if not name:
         raise WrongRequest(f"which suite? Say suite=NAME.\n  known: {', '.join(catalogue.suites())}")
@@ -124,7 +130,7 @@ def selection(words: Mapping[str, Any]) -> tuple[Selection, ModuleType]:
         raise WrongRequest("device=cuda, but no GPU is seen here.\n  What this machine can do: harness doctor")
     chosen = Selection({key: typed[key] for key in WORDS}, {key: typed[key] for key in own})
     _check_implementations(chosen)
-    return chosen, catalogue.load(item.path)
+    return chosen
 
 
 def cells(chosen: Selection, suite: ModuleType) -> list[Cell]:
@@ -181,18 +187,22 @@ def unanswered(
 
 
 def seconds(asked: Sequence[Cell], suite: ModuleType, stored: Iterable[Record]) -> dict[Cell, float]:
-    """About how long each cell takes: what it took here when it was last asked, or what the suite expects where that is more.
+    """About how long each cell takes: what it last took here, with whatever seed, or what the suite expects where that is more.
 
     As long as the others on average where neither is known; nothing is told where nothing is known of any.
     """
     expected = {cell: float(suite.cost(cell)) for cell in asked} if hasattr(suite, "cost") else {}
-    last = {record.cell.key: record for record in stored}
+    last = {_of_any_seed(record.cell): record for record in stored}
     known = dict(expected)
     for cell in asked:
-        if record := last.get(cell.key):
+        if record := last.get(_of_any_seed(cell)):
             known[cell] = max(record.time_s, LEAST_S, 0.0 if record.outcome == UNSUPPORTED else expected.get(cell, 0.0))
     usual = sum(known.values()) / max(len(known), 1)
     return {cell: known.get(cell, usual) for cell in asked} if known else {}
+
+
+def _of_any_seed(cell: Cell) -> str:
+    return replace(cell, seed=0).key
 
 
 def _implementations(spec: str, patterns: str) -> list[tuple[catalogue.Item, str]]:

@@ -41,6 +41,14 @@ class Side:
         path = next((p for p in (home / "suites" / f"{stem}.py", home / "suites" / stem / "__init__.py") if p.is_file()), None)
         return dict(catalogue.Item("suite", suite, path).facts.get("settings", {})) if path else None
 
+    @property
+    def without_tables(self) -> list[str]:
+        """The words by which this side keeps records alone: tables and pictures take longer than what is timed."""
+        home = self.place if (self.place / "harness" / "__init__.py").is_file() else catalogue.PACKAGE.parent
+        file = home / "harness" / "cli.py"
+        known = catalogue.Item("command", "run", file).facts.get("RUN", {}) if file.is_file() else {}
+        return ["tables=false"] if "tables" in known else []
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -113,7 +121,8 @@ def handed(words: Mapping[str, str], sides: Sequence[Side]) -> dict[str, str]:
 
 def ask(side: Side, suite: str, words: Sequence[str], results: Path, watch: Callable[[float], None]) -> Asked:
     """Run a suite on one side in new processes; `watch` is told now and then how many seconds it has taken."""
-    command = [sys.executable, "-m", "harness", "run", f"suite={suite}", *words, f"results={results}", "rerun=true"]
+    own = [f"results={results}", "rerun=true", *side.without_tables]
+    command = [sys.executable, "-m", "harness", "run", f"suite={suite}", *words, *own]
     results.mkdir(parents=True)
     began = time.monotonic()
     with (results / "output").open("wb") as out, (results / "errors").open("wb") as errors:

@@ -13,6 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._decomp import decomposition_table
+from torch._functorch.eager_transforms import (
+    _create_differentiable,
+    _undo_create_differentiable,
+    _wrap_all_tensors,
+    grad_increment_nesting,
+)
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 
 Function = Callable[[dict[str, Tensor]], dict[str, Tensor]]
@@ -359,22 +365,30 @@ def with_gradients(function: Function, wrt: Sequence[str]) -> Function:
 
     def both(x: dict[str, Tensor]) -> dict[str, Tensor]:
         inputs = {name: value for name, value in x.items() if not name.endswith(".grad")}
-
-        def forward(part: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-            outputs = function({**inputs, **part})
-            return {k: v for k, v in outputs.items() if v.is_floating_point()}, outputs
-
-        found: Any = torch.func.vjp(forward, {name: inputs[name] for name in wrt}, has_aux=True)
-        smooth, pull, outputs = found
+        # torch.func.vjp does this, and imports torch's whole compiler, a second, to keep it away meanwhile.
+        with grad_increment_nesting() as level, torch.enable_grad():
+            leaves = _create_differentiable(_wrap_all_tensors({name: inputs[name] for name in wrt}, level), level)
+            attached: Any = function({**inputs, **leaves})
+            outputs = _undo_create_differentiable(attached, level)
         machines = [mode for mode in _get_current_dispatch_mode_stack() if isinstance(mode, Machine)]
         for machine in machines:
             machine.backward = True
-        (gradients,) = pull({k: x[f"{k}.grad"] if f"{k}.grad" in x else torch.zeros_like(v) for k, v in smooth.items()})
+        smooth = {k: v for k, v in attached.items() if v.is_floating_point() and v.requires_grad}
+        cotangents = [x[f"{k}.grad"] if f"{k}.grad" in x else torch.zeros_like(outputs[k]) for k in smooth]
+        gradients = _pulled_back(list(smooth.values()), list(leaves.values()), cotangents)
         for machine in machines:
             machine.backward = False
-        return {**outputs, **{f"{name}.grad": gradients[name] for name in wrt}}
+        return {**outputs, **{f"{name}.grad": gradient for name, gradient in zip(leaves, gradients, strict=True)}}
 
     return both
+
+
+def _pulled_back(outputs: list[Tensor], leaves: list[Tensor], cotangents: list[Tensor]) -> list[Tensor]:
+    """The gradient of each leaf, zeros where no output is made of it."""
+    found: Sequence[Tensor | None] = [None] * len(leaves)
+    if outputs:
+        found = torch.autograd.grad(outputs, leaves, cotangents, create_graph=torch.is_grad_enabled(), allow_unused=True)
+    return [torch.zeros_like(leaf) if one is None else one for leaf, one in zip(leaves, found, strict=True)]
 
 
 def stored(value: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 It never loads code under test. Cells of one implementation share a worker; a worker that fails is replaced.
 """
 
+import atexit
 import json
 import multiprocessing
 import os
@@ -17,6 +18,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from itertools import groupby
+from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -79,6 +81,25 @@ def run(
     finally:
         for worker in workers:
             worker.stop()
+
+
+def start_early() -> None:
+    """Let the process that workers are forked from begin with its imports, which take seconds, while this one plans."""
+    # A file in the current folder must not stand in for a module of the same name.
+    os.environ["PYTHONSAFEPATH"] = "1"
+    # What nearly every cell imports, torch's gradients among them; not triton, which is told on import whether to interpret.
+    forkserver.set_forkserver_preload(["__main__", "harness.worker", "torch.fx.experimental.symbolic_shapes"])
+    forkserver.ensure_running()
+    atexit.unregister(_end_server)
+    atexit.register(_end_server)
+
+
+def _end_server() -> None:
+    """What still imports when this process ends, for its request was wrong, would write into folders that are being removed."""
+    server: Any = forkserver._forkserver
+    if server._forkserver_pid:
+        os.kill(server._forkserver_pid, signal.SIGKILL)
+    server._stop()
 
 
 def _batches(cells: Sequence[tuple[Cell, dict[str, str]]], workers: int) -> list[list[tuple[Cell, dict[str, str]]]]:
@@ -162,17 +183,13 @@ class Worker:
                 child.kill()
 
     def _start(self) -> None:
-        # A file in the current folder must not stand in for a module of the same name.
-        os.environ["PYTHONSAFEPATH"] = "1"
-        context = multiprocessing.get_context("forkserver")
-        # What nearly every cell imports, torch's gradients among them; not triton, which is told on import whether to interpret.
-        context.set_forkserver_preload(["__main__", "harness.worker", "torch.fx.experimental.symbolic_shapes", "pandas"])
+        start_early()
         handle, self.output = tempfile.mkstemp(prefix="harness-", suffix=".log")
         os.close(handle)
         self.line, theirs = socket.socketpair()
         self.line.setblocking(False)
         self.received = b""
-        self.process = context.Process(
+        self.process = multiprocessing.get_context("forkserver").Process(
             target=_serve,
             args=(theirs, self.output, self.limits.memory_bytes, self.limits.threads),
         )

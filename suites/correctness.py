@@ -3,14 +3,14 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 from harness import catalogue, judge
 from harness.cell import OK, OUTCOMES, Answer, Cell, Record
 from harness.implementation import Implementation
 from harness.spec import DTYPES
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from harness.plan import Selection
 
 settings = {"family": "*", "law": "*"}
@@ -45,8 +45,10 @@ def measure(cell: Cell, contestant: Implementation, progress: Any = None) -> Ans
     return judge.values(contestant, case, cell.settings["family"], cell.seed, cell.settings.get("form", "whole"))
 
 
-def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
+def table(records: Sequence[Record]) -> "dict[str, pd.DataFrame]":
     """For each spec, a row an implementation: worst score and grade in each dtype, and how many cells ended how."""
+    import pandas as pd
+
     rows = pd.DataFrame(
         [
             {"spec": r.cell.spec, "implementation": r.cell.subject, "dtype": r.cell.dtype, "outcome": r.outcome}
@@ -57,7 +59,9 @@ def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
     return {spec: _rows(part) for spec, part in rows.groupby("spec", sort=True)} if len(rows) else {}
 
 
-def _rows(part: pd.DataFrame) -> pd.DataFrame:
+def _rows(part: "pd.DataFrame") -> "pd.DataFrame":
+    import pandas as pd
+
     found = []
     for name, cells in part.groupby("implementation", sort=True):
         row: dict[str, Any] = {"implementation": name}
@@ -68,7 +72,7 @@ def _rows(part: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def _standing(cells: pd.DataFrame) -> str:
+def _standing(cells: "pd.DataFrame") -> str:
     """Grade and worst score, or how the worst cell ended."""
     bad = [outcome for outcome in OUTCOMES if outcome != OK and (cells.outcome == outcome).any()]
     failing = [outcome for outcome in bad if outcome != "unsupported"]

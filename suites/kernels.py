@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import torch
 
 from harness import catalogue, kernels
@@ -13,6 +12,8 @@ from harness.implementation import Implementation
 from harness.spec import DTYPES
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from harness.plan import Selection
 
 settings = {"target": "*"}
@@ -52,8 +53,10 @@ def measure(cell: Cell, contestant: Implementation, progress: Any = None) -> Ans
     return Answer(WRONG if complaints else OK, values, "; ".join(complaints))
 
 
-def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
+def table(records: Sequence[Record]) -> "dict[str, pd.DataFrame]":
     """For each target, a row a kernel: what it takes, in each implementation, shape and dtype."""
+    import pandas as pd
+
     frames: dict[str, list[dict[str, Any]]] = {}
     for record in sorted(records, key=lambda r: (r.cell.subject, r.cell.case, r.cell.dtype)):
         cell = record.cell

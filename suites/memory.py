@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 from harness import claims, curves, judge, work
 from harness.cell import OK, Answer, Cell, Record
 from harness.claims import Claim, Side, claimed
@@ -18,6 +16,8 @@ from harness.curves import Curve
 from harness.implementation import Implementation, check_compiled
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from harness.plan import Selection
 
 settings = {"scale": "default", "form": "*", "length": "*", "batch": "1", "threads": 1}
@@ -125,7 +125,7 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
     return Answer(OK, {**values, "flops": work.operations(spec, question), "bytes": work.moved(spec, question)})
 
 
-def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
+def table(records: Sequence[Record]) -> "dict[str, pd.DataFrame]":
     """For each operator, and for language models together, peaks by length and the growth of peaks and states; then claims."""
     every = curves.of(records)
     of_each = {"peak_bytes": OF_PEAKS, "state_bytes": OF_STATES, "bits_per_weight": OF_WEIGHTS}

@@ -13,8 +13,6 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 from harness import ceilings, claims, clock, curves, judge, work
 from harness.catalogue import WrongRequest
 from harness.cell import OK, WRONG, Answer, Cell, Record
@@ -24,6 +22,8 @@ from harness.curves import Curve
 from harness.implementation import Implementation, check_compiled
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from harness.plan import Selection
 
 settings = {"scale": "default", "form": "*", "length": "*", "batch": "1", "threads": 1, "rounds": 2}
@@ -182,7 +182,7 @@ def _clock_complaint(values: dict[str, Any], took: float, device: str) -> str:
     return ""
 
 
-def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
+def table(records: Sequence[Record]) -> "dict[str, pd.DataFrame]":
     """For each operator, and for language models together, a row an implementation and question; then the papers' claims."""
     every = curves.of(records)
     row = partial(_row, limits=_limits(every))

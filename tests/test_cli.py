@@ -188,6 +188,8 @@ def test_run_stores_again_repeats_and_table_prints(tmp_path: Path):
     second = harness("run", *words, cwd=tmp_path)
     assert "(2 from the store)" in second.stdout
     assert second.returncode == 1, "a stored failure is a failure still"
+    third = harness("run", *words, "tables=false", cwd=tmp_path)
+    assert (third.returncode, third.stdout) == (1, "2 cells: 1 ok, 1 wrong\n"), "who asks for records alone pays for no table"
     for form, word in (("markdown", "|"), ("csv", "implementation,float32"), ("latex", r"\toprule"), ("html", "<table>")):
         assert word in harness("table", *words, f"format={form}", cwd=tmp_path).stdout
     pages = list(tmp_path.glob("results/tables/*/correctness.*"))

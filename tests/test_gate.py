@@ -334,3 +334,16 @@ def test_a_table_for_programs_is_nothing_but_the_table(repository: Path):
     assert head == "implementation,case,form,length,BASE s,HEAD s,ratio,at least,at most,finds from,false alarms,verdict,why"
     assert len(rows) == 3
     assert compare(repository, "main", "main", "suite=speed", "pairs=6", "format=csv").stdout.startswith("implementation,case,")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["same_code.py", "times=0"], "same_code: times=0 compares nothing.\n  Try: times=20\n"),
+        (["same_code.py", "times"], "same_code: times= should be a whole number, 0 or more\n"),
+    ],
+)
+def test_a_script_that_is_asked_nothing_says_so(words: Sequence[str], told: str):
+    script, *rest = words
+    said = subprocess.run([sys.executable, str(ROOT / "ci" / script), *rest], capture_output=True, text=True, check=False)
+    assert (said.returncode, said.stderr) == (2, told)

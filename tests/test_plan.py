@@ -81,9 +81,17 @@ def test_a_cell_takes_as_long_as_it_last_took_or_longer(
     assert plan.seconds([cell], suite, Store(tmp_path).read()) == {cell: told}
 
 
+def test_a_cell_takes_as_long_as_it_took_with_another_seed(tmp_path: Path):
+    (cell,), _ = asked()
+    quick, again = replace(cell, case="causal"), replace(cell, seed=1)
+    took(Store(tmp_path), cell, "ok", 9.0)
+    took(Store(tmp_path), quick, "ok", 1.0)
+    assert plan.seconds([quick, again], SimpleNamespace(), Store(tmp_path).read()) == {quick: 1.0, again: 9.0}
+
+
 def test_a_cell_that_nobody_knows_takes_as_long_as_others(tmp_path: Path):
     (cell,), _ = asked()
-    other, suite = replace(cell, seed=1), SimpleNamespace()
+    other, suite = replace(cell, case="causal"), SimpleNamespace()
     assert plan.seconds([cell, other], suite, Store(tmp_path).read()) == {}
     took(Store(tmp_path), cell, "ok", 9.0)
     assert plan.seconds([cell, other], suite, Store(tmp_path).read()) == {cell: 9.0, other: 9.0}

@@ -64,3 +64,16 @@ def test_an_installed_harness_that_wins_over_that_of_the_checkout_is_refused(rep
     message = r"the harness of BASE \(main, .*\) cannot be run: this Python imports .*__init__.py instead"
     with pytest.raises(WrongRequest, match=message), revisions.checkouts("main", "."):
         pass
+
+
+def test_only_a_side_that_knows_the_word_is_asked_for_records_without_tables(tmp_path: Path):
+    """An older revision would refuse the word, and nothing would be compared."""
+    newer, older = (tmp_path / name / "harness" for name in ("newer", "older"))
+    for place, text in ((newer, 'RUN = {"tables": True}\n'), (older, "")):
+        place.mkdir(parents=True)
+        (place / "__init__.py").touch()
+        (place / "cli.py").write_text(text)
+    sides = [
+        revisions.Side("BASE", "main", "", place.parent, tmp_path) for place in (newer, older, tmp_path / "none" / "harness")
+    ]
+    assert [side.without_tables for side in sides] == [["tables=false"], [], ["tables=false"]]

@@ -1,6 +1,8 @@
 """The modelled machine errs where honest hardware errs, by as much, and nowhere else."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -246,6 +248,18 @@ def test_integers_pass_through_and_missing_cotangents_are_zero():
     exact = truth(with_gradients(looked_up, ["table"]), x)
     assert exact["table.grad"].sum(-1).tolist() == [3, 0, 6, 0]
     assert spread(with_gradients(looked_up, ["table"]), x, torch.float16, seed=0)["ids"].shape == (16, 3)
+
+
+def test_gradients_are_judged_without_torchs_compiler():
+    """To import it takes longer than to judge: a second in each fresh process."""
+    code = """
+import sys, torch
+from harness.rounding import budget, with_gradients
+x = {"x": torch.ones(3), "out.grad": torch.ones(3)}
+budget(with_gradients(lambda x: {"out": x["x"].exp()}, ["x"]), x, torch.float32, seed=0)
+sys.exit("torch._dynamo" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_what_overflows_the_dtype_has_an_infinite_budget():

@@ -1,5 +1,8 @@
 """How the end of a worker is told, whatever ended it; and who is ended where the machine is full."""
 
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -32,3 +35,11 @@ def test_where_the_machine_is_full_the_largest_worker_is_ended_and_told(monkeypa
         records.append(record)  # from then on there is room
     assert [record.outcome for record in records] == ["out_of_memory", "ok"]
     assert "the machine had too little left for all that ran; alone it may pass: workers=1" in records[0].note
+
+
+def test_a_run_that_ends_before_its_first_cell_leaves_no_process_that_imports(tmp_path: Path):
+    """It would write into the folders of a comparison while these are removed."""
+    code = "from harness import runner; runner.start_early(); print(runner.forkserver._forkserver._forkserver_pid)"
+    with (tmp_path / "pid").open("w") as file:  # a pipe would be waited for until that process closes it
+        subprocess.run([sys.executable, "-c", code], stdout=file, check=True)
+    assert not Path("/proc", (tmp_path / "pid").read_text().strip()).exists()

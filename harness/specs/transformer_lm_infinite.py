@@ -13,7 +13,7 @@ from torch import Tensor
 from harness.spec import Bunch, spec
 from harness.specs._decoder import CASES, CONTRACT, PARAMETERS, SIZES, give_laws, give_work
 from harness.specs._distances import EQUIVALENT as AT_DISTANCES
-from harness.specs._distances import plain, steps, transformer_at
+from harness.specs._distances import plain, transformer_at
 from harness.specs._transformer import NO_POSITIONS
 from harness.specs.attention import visible
 
@@ -26,12 +26,16 @@ def transformer_lm_infinite(ids: Tensor, parameters: dict[str, Tensor], *, h: in
 
 
 def _with(ids, parameters, h, window, sinks, ceiling):
-    n = ids.shape[1]
-    query, key = steps(n)
-    return transformer_at(ids, parameters, h, (query - key).clamp(max=ceiling), visible(n, n, "lambda", window, sinks=sinks))
+    place = torch.arange(ids.shape[1])
+    seen, at_ceiling = visible(len(place), len(place), "lambda", window, sinks=sinks), (0 * place + ceiling, 0 * place)
+    return transformer_at(ids, parameters, h, seen, near=(place, place), far=at_ceiling, is_far=place[:, None] - place > ceiling)
 
 
-EQUIVALENT = NO_POSITIONS | AT_DISTANCES
+EQUIVALENT = (
+    NO_POSITIONS
+    | AT_DISTANCES
+    | {"_with: place[:, None] - place > ceiling -> place[:, None] - place >= ceiling": "at the ceiling both say the same"}
+)
 
 give_laws(transformer_lm_infinite)
 give_work(transformer_lm_infinite, lambda case: case.t)
@@ -82,8 +86,6 @@ def _(ids, parameters, *, h, t, sinks):
 
 @transformer_lm_infinite.mistake("sinks are told the distances of a cache")
 def _(ids, parameters, *, h, t, sinks):
-    n = ids.shape[1]
-    query, key = steps(n)
-    near = query.clamp(max=t + sinks - 1) - key
-    distance = torch.where(query - key < t, query - key, near)
-    return transformer_at(ids, parameters, h, distance, visible(n, n, "lambda", t, sinks=sinks))
+    place = torch.arange(ids.shape[1])
+    seen, in_cache = visible(len(place), len(place), "lambda", t, sinks=sinks), (place.clamp(max=t + sinks - 1), place)
+    return transformer_at(ids, parameters, h, seen, near=(place, place), far=in_cache, is_far=place[:, None] - place >= t)

@@ -15,7 +15,7 @@ from torch import Tensor
 from harness.spec import Bunch, spec
 from harness.specs._decoder import CASES, CONTRACT, PARAMETERS, SIZES, give_laws, give_work
 from harness.specs._distances import EQUIVALENT as AT_DISTANCES
-from harness.specs._distances import steps, transformer_at
+from harness.specs._distances import transformer_at
 from harness.specs._transformer import NO_POSITIONS
 from harness.specs.attention import visible
 from harness.specs.transformer_lm_infinite import transformer_lm_infinite
@@ -29,12 +29,11 @@ def transformer_streaming(ids: Tensor, parameters: dict[str, Tensor], *, h: int 
 
 
 def _with(ids, parameters, h, size, sinks, window=None):
-    n = ids.shape[1]
-    query, key = steps(n)
-    window = size - sinks if window is None else window
+    place = torch.arange(ids.shape[1])
+    seen = visible(len(place), len(place), "lambda", size - sinks if window is None else window, sinks=sinks)
     # The newest is at the last place of the cache; a sink is at its own, the others as far before the newest as they came.
-    distance = torch.where(key < sinks, query.clamp(max=size - 1) - key, query - key)
-    return transformer_at(ids, parameters, h, distance, visible(n, n, "lambda", window, sinks=sinks))
+    in_cache = place.clamp(max=size - 1)
+    return transformer_at(ids, parameters, h, seen, near=(place, place), far=(in_cache, place), is_far=place < sinks)
 
 
 EQUIVALENT = (
@@ -42,7 +41,7 @@ EQUIVALENT = (
     | AT_DISTANCES
     | {
         "_with: size - sinks if window is None else window -> size - sinks": "only mistakes give another window",
-        "_with: key < sinks -> key <= sinks": (
+        "_with: place < sinks -> place <= sinks": (
             "the first key that is no sink is seen by queries before place `size` alone, to which it stands the same either way"
         ),
     }
@@ -77,9 +76,9 @@ def _(ids, parameters, *, h, t, sinks):
 @transformer_streaming.mistake("positions are those in the text")
 def _(ids, parameters, *, h, t, sinks):
     n = ids.shape[1]
-    query, key = steps(n)
     seen = visible(n, n, "lambda", t - sinks, sinks=sinks) if sinks else visible(n, n, "sliding_window", t - 1)
-    return transformer_at(ids, parameters, h, query - key, seen)
+    place = torch.arange(n)
+    return transformer_at(ids, parameters, h, seen, near=(place, place), far=(place, place), is_far=place < 0)
 
 
 @transformer_streaming.mistake("sinks stand one place too near")
@@ -94,6 +93,6 @@ def _(ids, parameters, *, h, t, sinks):
 
 @transformer_streaming.mistake("tokens of a full cache lose their order")
 def _(ids, parameters, *, h, t, sinks):
-    n = ids.shape[1]
-    query, key = steps(n)
-    return transformer_at(ids, parameters, h, (query - key) * 0, visible(n, n, "lambda", t - sinks, sinks=sinks))
+    place = torch.arange(ids.shape[1])
+    seen, first = visible(len(place), len(place), "lambda", t - sinks, sinks=sinks), 0 * place
+    return transformer_at(ids, parameters, h, seen, near=(first, first), far=(first, first), is_far=place < 0)
