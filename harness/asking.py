@@ -6,7 +6,7 @@ Nothing is judged here but the manners: it may not write into its inputs, return
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -53,7 +53,7 @@ def ways(contestant: "Implementation", case: Case, family: str, seed: int, form:
         _step_by_step(contestant, _placed(first, case), case)
         return {"": kept(_step_by_step(contestant, _placed(drawn, case), case))}, ""
     got, held, refused = {}, [], ""
-    for way, x, answer in _each_way(contestant, case, family, drawn, others, wrt):
+    for way, x, answer in _each_way(contestant, case, family, seed, drawn, others, wrt):
         if isinstance(answer, Exception):
             refused = f"takes contiguous inputs only: where they are strided it raises {type(answer).__name__}: {answer}"[:300]
             continue
@@ -81,13 +81,14 @@ def kept(answer: Bunch) -> Bunch:
 
 
 def _each_way(
-    contestant: "Implementation", case: Case, family: str, drawn: Bunch, others: Bunch, wrt: list[str]
+    contestant: "Implementation", case: Case, family: str, seed: int, drawn: Bunch, others: Bunch, wrt: list[str]
 ) -> Iterator[tuple[str, Bunch, Any]]:
     """The ways of asking, each with the inputs as given and the answer, or the error of one that refuses strided inputs.
 
-    Plainly, in memory that held another question just before (nothing may be remembered by address or shape); with strided
-    inputs, new memory poisoned, and gradients of some inputs only; and without gradients.
+    Plainly, after another case, and in memory that held another question just before (nothing may be remembered by address
+    or shape); with strided inputs, new memory poisoned, and gradients of some inputs only; and without gradients.
     """
+    _ask_another_case(contestant, case, family, seed)
     x = _placed(others, case)
     _asked(contestant, x, case, wrt)
     for name, tensor in drawn.items():
@@ -95,7 +96,8 @@ def _each_way(
     yield "", x, _asked(contestant, x, case, wrt)
     # Every other gradient: which, the question decides, so that each is asked for with and without the others.
     some = wrt[zlib.crc32(f"{case.name} {family}".encode()) % 2 :: 2] or wrt
-    strided = Bunch({name: _strided(tensor) for name, tensor in _placed(drawn, case).items()})
+    layout = {name: LAYOUTS[zlib.crc32(f"{case.name} {family} {name}".encode()) % len(LAYOUTS)] for name in drawn}
+    strided = Bunch({name: layout[name](tensor) if tensor.dim() else tensor for name, tensor in _placed(drawn, case).items()})
     try:
         with _poisoned_memory():
             answer: Any = _asked(contestant, strided, case, some)
@@ -108,6 +110,21 @@ def _each_way(
         with torch.no_grad():
             answer = contestant.outputs(x, case)
         yield "without gradients", x, answer
+
+
+def _ask_another_case(contestant: "Implementation", case: Case, family: str, seed: int) -> None:
+    """Ask a case of the same sizes but with other options, where there is one, in another dtype: masks and tables that are
+    remembered by their sizes alone are then of the wrong kind. What comes of it is not looked at: it has cells of its own."""
+    spec = contestant.spec
+    if spec.of_modules:
+        return
+    dtype = torch.bfloat16 if case.dtype == torch.float32 else torch.float32
+    cases = [spec.case(name, dtype, case.device) for name in spec.cases]
+    alike = [other for other in cases if all(other.values[axis] == case.values[axis] for axis in spec.contract.axes)]
+    alike = [other for other in alike if dict(other.values) != dict(case.values)] or [case.resized({}, dtype=dtype)]
+    other = alike[zlib.crc32(f"{case.name} {family}".encode()) % len(alike)]
+    with suppress(Exception):
+        contestant.outputs(_placed(spec.inputs(other, "normal", seed), other), other)
 
 
 def _asked(contestant: "Implementation", x: Bunch, case: Case, wrt: list[str]) -> Bunch:
@@ -193,14 +210,30 @@ def _placed(x: Bunch, case: Case) -> Bunch:
     return Bunch({name: tensor.clone().to(case.device) for name, tensor in x.items()})
 
 
-def _strided(tensor: Tensor) -> Tensor:
+def _apart(tensor: Tensor) -> Tensor:
     """The same values with gaps between them, and the first two axes exchanged in memory."""
-    if not tensor.dim():
-        return tensor
+    return _roomy(tensor)[..., ::2].copy_(tensor)
+
+
+def _of_a_wider_one(tensor: Tensor) -> Tensor:
+    """The same values as the second half of a tensor twice as wide, as of keys and values in one: rows are whole, but apart."""
+    return _roomy(tensor)[..., tensor.shape[-1] :].copy_(tensor)
+
+
+def _roomy(tensor: Tensor) -> Tensor:
     roomy = torch.full((*tensor.shape[:-1], 2 * tensor.shape[-1]), 7, dtype=tensor.dtype, device=tensor.device)
-    if tensor.dim() > 2:
-        roomy = roomy.transpose(0, 1).contiguous().transpose(0, 1)
-    return roomy[..., ::2].copy_(tensor)
+    return roomy.transpose(0, 1).contiguous().transpose(0, 1) if tensor.dim() > 2 else roomy
+
+
+def _transposed(tensor: Tensor) -> Tensor:
+    """The same values, whole rows without gaps, but in another order: heads beside each other at each token."""
+    if tensor.dim() < 3:
+        return _of_a_wider_one(tensor)
+    return tensor.transpose(-3, -2).contiguous().transpose(-3, -2)
+
+
+# Each input has one of its own: code that copies what is strided along the last axis must read the others by their strides.
+LAYOUTS = (_apart, _of_a_wider_one, _transposed)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from harness import compare
 from harness.cell import OK, WRONG, Answer
+from harness.spec import GRADIENT
 
 # An element counts as wrong where it is off by more than this many budgets of its row.
 ELEMENT = 4.0
@@ -74,12 +75,16 @@ def judge(
     # The first way that fails is the one to be told: what fails plainly fails otherwise too.
     way = next(way for way, of in by_way.items() if max(of.values()) > 1)
     failing = [name for name in truth if by_way[way].get(name, 0.0) > 1]
-    told = failing[0] if sides else max(strict[way], key=lambda name: strict[way][name])
+    # Where an output is wrong, so are gradients: the output is told.
+    outputs = [name for name in failing if not name.endswith(GRADIENT)]
+    told = failing[0] if sides else max(outputs or failing, key=lambda name: strict[way][name])
     got, right = answers[way][told].cpu().double(), truth[told].double()
     off, score = _off(got, right, allowed[told]), f"score {strict[way][told]:.2g}, allowed 1 ({allowance})"
     note = _difference(told, got, right, off, axes.get(told, ()), score, sides)
     if in_float64 and off.any() and (off * ROOT < LITTLE).all():
         note += f"\n  {IN_FLOAT64}"
+    if not sides and len(failing) > 1:
+        note += f"\n  wrong too: {', '.join(name for name in failing if name != told)}"
     if sides and len(failing) > 1:
         others = dict.fromkeys(name.split()[0] for name in failing[1:])
         note += f"\n  {len(failing)} of {len(truth)} comparisons fail; the others are of {', '.join(others)}"

@@ -70,7 +70,7 @@ def answer_to(error: BaseException) -> Answer:
     if isinstance(error, Unsupported):
         return Answer(UNSUPPORTED, {}, _first_line(error))
     if isinstance(error, ContractError):
-        return Answer(WRONG, {}, str(error))
+        return Answer(WRONG, {}, _text(error))
     if _ran_out_of_memory(error):
         return Answer(OUT_OF_MEMORY, {}, f"asked for more memory than allowed: {type(error).__name__} at {_place(error)}")
     return Answer(CRASHED, {}, f"{_described(error)}, at {_place(error)}")
@@ -121,7 +121,7 @@ def _reporter(line: socket.socket) -> Progress:
 
 
 def _ran_out_of_memory(error: BaseException) -> bool:
-    text = str(error)
+    text = _text(error)
     return (
         isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text or "not enough memory" in text
     )
@@ -134,11 +134,15 @@ def _described(error: BaseException) -> str:
     return f"raised {type(error).__name__}: {_first_line(error)}{notes}"
 
 
-def _first_line(error: BaseException) -> str:
+def _text(error: BaseException) -> str:
     try:
-        lines = str(error).strip().splitlines()
+        return str(error)
     except Exception:
         return "with a message that cannot be printed"
+
+
+def _first_line(error: BaseException) -> str:
+    lines = _text(error).strip().splitlines()
     return "".join(c if c.isprintable() else "?" for c in lines[0][:300]) if lines else "without a message"
 
 

@@ -31,3 +31,12 @@ def test_a_law_in_float64_that_is_broken_by_little_is_a_part_in_less(apart: floa
         for asked in (True, False)
     ]
     assert [verdict.IN_FLOAT64 in note for note in told] == [said, False]
+
+
+def test_an_output_is_told_before_the_gradients_that_are_wrong_with_it():
+    got = {"out": torch.full((1, 2), 1.5).double(), "q.grad": torch.full((1, 2), 9.0).double()}
+    truth = {name: torch.ones(1, 2).double() for name in got}
+    budget = {name: torch.full((1, 2), 1e-3).double() for name in got}
+    lines = verdict.judge(lambda low: (truth, budget), {"": got}, {"out": ("b", "n")}, "x").note.splitlines()
+    assert lines[0].startswith("  out[b=0 n=0] is 1.5")
+    assert lines[-1] == "  wrong too: q.grad"

@@ -7,6 +7,11 @@ from harness import Unsupported, worker
 from harness.contract import ContractError
 
 
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise ValueError
+
+
 @pytest.mark.parametrize(
     ("error", "outcome", "note"),
     [
@@ -18,6 +23,7 @@ from harness.contract import ContractError
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out_of_memory", "asked for more memory than allowed: "),
         (RuntimeError("b\x07d\nmore"), "crashed", "raised RuntimeError: b?d, at "),
         (SystemExit(3), "crashed", "called exit(3), at "),
+        (Mute(), "crashed", "raised Mute: with a message that cannot be printed, at "),
         (KeyboardInterrupt(), "crashed", "raised KeyboardInterrupt: without a message, at "),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",

@@ -30,8 +30,8 @@ from harness.spec import Bunch, Case, spec
         "one_key": {"m": 1},
         "whole_tiles": {"m": 32},
         "long": {"m": 150, "b": 2, "n": 4},
-        "many_queries": {"n": 150, "m": 5, "b": 1},  # what is done for the first tiles of queries alone
-        "wide": {"n": 4, "m": 11, "a": 48, "d": 40, "e": 33},
+        "many_queries": {"n": 150, "m": 5, "b": 2},  # what is done for the first tiles of queries alone
+        "wide": {"n": 4, "m": 11, "a": 140, "d": 70, "e": 66},
         "narrow": {"a": 1, "d": 4, "e": 3},
     },
 )
@@ -102,6 +102,13 @@ def needle(x: Bunch, case: Case, rng: torch.Generator):
     along = (torch.where(heard, 4.0, -4.0) - x.h @ direction)[..., None] * direction
     score_weight = torch.cat([8 + 0 * x.score_weight[:1], x.score_weight[1:] / 4])
     return {**scaled, "h": x.h + along, "score_weight": score_weight, "last": torch.full_like(x.last, case.m - 1)}
+
+
+@additive_attention.family
+def silent(x: Bunch, case: Case, rng: torch.Generator):
+    """States and annotations of zeros, which are no padding."""
+    query, key = torch.arange(case.n)[:, None], torch.arange(case.m)[:, None]
+    return {**_scaled(x, case), "s": x.s * (query % 3 != 1), "h": x.h * (key % 3 != 1)}
 
 
 NAMES = ("s", "h", "last")
@@ -203,6 +210,13 @@ _with_mask("the last annotation of each tile of 16 is dropped", lambda seen, key
 @additive_attention.mistake("the score of padding is zero")
 def _(s, h, last, **weights):
     return align(_energy(s, h, **weights) * kept(h, last), h, torch.ones_like(kept(h, last)))
+
+
+@additive_attention.mistake("annotations of zeros are taken for padding")
+def _(s, h, last, **weights):
+    seen = kept(h, last)
+    heard = seen & (h != 0).any(-1)[:, None]
+    return align(_energy(s, h, **weights), h, torch.where(heard.any(-1, keepdim=True), heard, seen))
 
 
 @additive_attention.mistake("padding loses its weight after the normalisation")

@@ -32,10 +32,10 @@ from harness.specs._past import places
         "local": {"bias": True, "window": 6, "n": 37},  # hidden instead of without bias
         "local_longer_past": {"bias": True, "causal": True, "window": 4},
         "one_key": {"bias": True, "n": 1, "m": 1},
-        "long": {"bias": True, "causal": True, "n": 20, "m": 100, "b": 1, "d": 3},
+        "long": {"bias": True, "causal": True, "n": 20, "m": 150, "d": 3},
         # What is done for the first tiles alone.
         "many_queries": {"bias": True, "causal": True, "n": 150, "m": 150, "b": 1, "d": 2},
-        "wide": {"bias": True, "n": 7, "m": 11, "d": 40},
+        "wide": {"bias": True, "n": 7, "m": 11, "d": 140},
     },
 )
 def aft(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, *, causal: bool = False, window: int = 0) -> Tensor:

@@ -23,7 +23,13 @@ from harness.spec import Bunch, Case, spec
     cases={
         "plain": {},
         "one_query": {"n": 1},
-        "many_queries": {"n": 150, "h": 2},  # what is done for the first tiles of queries alone
+        "many_queries": {
+            "n": 150,
+            "m": 150,
+            "h": 2,
+            "far": 400,
+        },  # what is done for the first tiles of queries, or of keys, alone
+        "many_heads": {"h": 40},
         "two_heads": {"h": 2},
         "one_head": {"h": 1},
         "twelve_heads": {"h": 12},  # not a power of two: the second list starts at the wrong end
@@ -106,6 +112,12 @@ def _(query, key, *, h):
     below = 1 << (h.bit_length() - 1)
     second = 2.0 ** (-8 * torch.arange(2, 2 * below + 1, 2, dtype=torch.float64) / (2 * below))
     return biases(query, key, torch.cat([slopes(below), second[: h - below]]))
+
+
+@alibi.mistake("keys are counted anew in each tile of 64")
+def _(query, key, *, h):
+    tile = torch.arange(len(key)) // 64 * 64
+    return biases(query, key[torch.arange(len(key)) - tile], slopes(h))
 
 
 @alibi.mistake("the sign is turned")

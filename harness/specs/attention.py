@@ -85,7 +85,7 @@ from harness.spec import Bunch, Case, spec
         "documents_window": {"documents": True, "visibility": "sliding_window", "window": 8, "m": 37},
         "documents_alibi": {"documents": True, "visibility": "causal", "slopes": True, "m": 37},
         "documents_no_past": {"documents": True, "n": 53, "m": 37},  # queries before the first key are of no document
-        "documents_long": {"documents": True, "visibility": "causal", "b": 1, "h": 2, "g": 1}
+        "documents_long": {"documents": True, "visibility": "causal", "h": 1, "g": 1}
         | {"n": 150, "m": 150, "d": 16, "e": 16, "c": 5},
         "tiles": {"visibility": "causal", "n": 64, "m": 128, "d": 16, "e": 16},  # no partial tile
         "long": {
@@ -99,6 +99,15 @@ from harness.spec import Bunch, Case, spec
             "e": 32,
         },  # several tiles, rescaling
         "several_big_tiles": {"visibility": "causal", "b": 1, "h": 1, "g": 1, "n": 264, "m": 520, "d": 8, "e": 8},
+        # What each visibility and bias is beyond the first tile, of 64 or 128, and in the rows of a batch other than the first.
+        "full_long": {"h": 2, "g": 1, "n": 70, "m": 150, "d": 64, "e": 64},
+        "biased_long": {"bias": True, "visibility": "causal", "b": 1, "h": 2, "g": 1, "n": 70, "m": 150},
+        "alibi_long": {"slopes": True, "visibility": "causal", "b": 1, "h": 2, "g": 1, "n": 70, "m": 150},
+        "window_long": {"visibility": "sliding_window", "window": 70, "b": 1, "h": 2, "g": 1, "n": 140, "m": 150},
+        "prefix_long": {"visibility": "prefix", "prefix": 140, "b": 1, "h": 2, "g": 1, "n": 140, "m": 150},
+        "lambda_long": {"visibility": "lambda", "window": 70, "sinks": 5, "b": 1, "h": 2, "g": 1, "n": 140, "m": 150},
+        "no_key_long": {"visibility": "causal", "h": 2, "g": 1, "n": 200, "m": 70},  # whole tiles of queries that see no key
+        "decode_long": {"visibility": "causal", "n": 1, "m": 700},  # keys split among workers, of several heads and rows
         "hundred_thousand_keys": {"visibility": "causal", "b": 1, "h": 1, "g": 1, "n": 2, "m": 100_000, "d": 4, "e": 4},
         "wide": {"visibility": "causal", "n": 19, "m": 70, "h": 2, "g": 1, "d": 128, "e": 128},
     },
@@ -274,6 +283,14 @@ def sunk(x: Bunch, case: Case, rng: torch.Generator):
     return {"q": torch.where(first, far, x.q), "k": torch.where(first, -far, x.k)}
 
 
+@attention.family
+def silent(x: Bunch, case: Case, rng: torch.Generator):
+    """Queries, keys, values and biases of zeros, which are neither padding nor hidden."""
+    query, key = torch.arange(case.n)[:, None], torch.arange(case.m)[:, None]
+    changes = {"q": x.q * (query % 5 != 1), "k": x.k * (key % 3 != 1), "v": x.v * (key % 4 != 1)}
+    return changes | ({"bias": x.bias * ((query + key.mT) % 3 != 1)} if "bias" in x else {})
+
+
 def _shown(x: Bunch, case: Case) -> Tensor:
     """Which keys each query of these inputs sees: [b h n m]."""
     seen = visible(case.n, case.m, case.visibility, case.window, case.prefix, case.sinks)
@@ -403,6 +420,22 @@ _with_mask(
 _with_mask(
     "a window of w shows w - 1 keys",
     lambda seen, q, k, o: seen & ((q - k < o["window"] - 1) | (q == k)) if o["visibility"] == "sliding_window" else seen,
+)
+_with_mask(
+    "a tile of 64 queries begins with the first key of its last one's window",
+    lambda seen, q, k, o: (
+        seen & (k // 64 >= ((q - q.min()) // 64 * 64 + 63 + q.min()).clamp(max=q.max()).sub(o["window"] - 1).clamp(min=0) // 64)
+        if o["visibility"] == "sliding_window"
+        else seen
+    ),
+)
+_with_mask(
+    "the prefix ends with the first tile of 64 keys",
+    lambda seen, q, k, o: seen & ((k <= q) | (k < 64)) if o["visibility"] == "prefix" else seen,
+)
+_with_mask(
+    "the sinks are left out where the window is beyond the first tile of 64 keys",
+    lambda seen, q, k, o: seen & ((q - k < o["window"]) | (q - o["window"] < 64)) if o["visibility"] == "lambda" else seen,
 )
 _with_mask("the window is ignored", lambda seen, q, k, o: (k <= q) if o["visibility"] == "sliding_window" else seen)
 _with_mask("the prefix is ignored", lambda seen, q, k, o: (k <= q) if o["visibility"] == "prefix" else seen)
@@ -557,6 +590,35 @@ def _(q, k, v, bias, seen, options):
 def _(q, k, v, bias, seen, options):
     bias = None if bias is None else bias * q.shape[-1] ** -0.5
     return attend(q, k, v, bias, seen)
+
+
+@_mistake("keys of zeros are taken for padding")
+def _(q, k, v, bias, seen, options):
+    heard = (k != 0).any(-1).repeat_interleave(q.shape[1] // k.shape[1], dim=1)
+    return attend(q, k, v, bias, seen & heard[:, :, None])
+
+
+@_mistake("a bias of zero hides")
+def _(q, k, v, bias, seen, options):
+    return attend(q, k, v, bias, seen if options["bias"] is None else seen & (options["bias"] != 0))
+
+
+@_mistake("the bias begins again with each tile of 64 keys")
+def _(q, k, v, bias, seen, options):
+    return attend(q, k, v, None if bias is None else bias[..., torch.arange(bias.shape[-1]) % 64], seen)
+
+
+@_mistake("all rows of the batch read the keys of the first beyond the first tile of 64")
+def _(q, k, v, bias, seen, options):
+    near = (torch.arange(k.shape[2]) < 64)[:, None]
+    return attend(q, torch.where(near, k, k[:1]), v, bias, seen)
+
+
+@_mistake("a tile of 64 queries that sees no key gives the mean of the values")
+def _(q, k, v, bias, seen, options):
+    tile = torch.arange(q.shape[2]) // 64
+    empty = torch.stack([~seen[..., tile == tile_n, :].any((-2, -1)) for tile_n in tile], -1)
+    return attend(q, k, v, bias, seen | empty[..., None])
 
 
 @_mistake("the bias is dropped")

@@ -40,7 +40,8 @@ from harness.specs._past import places
         "one_step": {"n": 1},
         "two_steps": {"n": 2},  # shorter than the short filter
         "power_of_two": {"n": 32, "m": 32},  # a transform that wraps around
-        "long": {"s": 3, "f": 1, "n": 130, "m": 130, "b": 1, "d": 3},
+        "long": {"s": 3, "f": 1, "n": 130, "m": 130, "d": 3},
+        "wide": {"n": 9, "m": 9, "d": 140},  # what is done for the first tile of channels alone
     },
 )
 def hyena_operator(projected: Tensor, short: Tensor, short_bias: Tensor, filter: Tensor, skip: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from harness.spec import Bunch, Case, spec
         "many_rows": {"b": 1, "n": 300, "d": 8},  # what is done for the first tiles of rows alone
         "two_wide": {"d": 2},  # the biased variance is half of the other
         "ragged": {"d": 37},  # no multiple of a vector or a tile
-        "wide": {"d": 700, "n": 3},  # several tiles
+        "wide": {"d": 1100, "n": 2},  # more than a tile of 1024
         "large_eps": {"eps": 1e-2},  # an eps that is built in, or outside the root
         "tiny_eps": {"eps": 1e-7},  # an eps that is built in; 1e-12 makes gradients of flat rows that float16 cannot hold
     },
@@ -60,6 +60,12 @@ def faint(x: Bunch, case: Case, rng: torch.Generator):
 def flat(x: Bunch, case: Case, rng: torch.Generator):
     """Rows of equal values, beside one that is not."""
     return {"x": torch.where(torch.arange(case.n)[:, None] == 3, x.x, 2.0)}
+
+
+@layer_norm.family
+def shut(x: Bunch, case: Case, rng: torch.Generator):
+    """Gains of zero, from which no backward pass finds its input again."""
+    return {"weight": x.weight * (torch.arange(case.d) % 3 != 1)}
 
 
 @layer_norm.law
@@ -189,6 +195,20 @@ def _(x, weight, bias, *, eps):
 def _(x, weight, bias, *, eps):
     distance, variance = _spread(x)
     return weight * distance / torch.sqrt(variance.detach() + eps) + bias
+
+
+@layer_norm.mistake("backward divides the output by the gain to have the input again")
+def _(x, weight, bias, *, eps):
+    right, shut = layer_norm(x, weight, bias, eps=eps), weight == 0
+    wrong = layer_norm(x, torch.where(shut, weight.detach(), weight), bias, eps=eps)
+    return _backward_of(right, wrong)
+
+
+@layer_norm.mistake("features beyond the 1024th are not counted")
+def _(x, weight, bias, *, eps):
+    mean = x[..., :1024].mean(-1, keepdim=True)
+    variance = (x[..., :1024] - mean).square().mean(-1, keepdim=True)
+    return weight * (x - mean) / torch.sqrt(variance + eps) + bias
 
 
 @layer_norm.mistake("backward forgets the gain")

@@ -33,9 +33,9 @@ from harness.specs._past import give_laws
         "two_steps": {"n": 2},
         "whole_chunks": {"n": 64},  # no ragged chunk
         "long": {"n": 100, "b": 1, "h": 2},  # several chunks
-        "many_chunks": {"n": 300, "b": 1, "h": 1},  # sizes up to 256, and a ragged rest
+        "many_chunks": {"n": 300, "h": 2},  # sizes up to 256, and a ragged rest, of several rows
         "very_long": {"n": 1030, "b": 1, "h": 1, "d": 4, "e": 3},  # the last rows, after all that was summed
-        "wide": {"n": 19, "h": 2, "d": 64, "e": 32},
+        "wide": {"n": 11, "b": 1, "h": 1, "d": 136, "e": 72},  # tiles of widths beyond 128
         "one_head": {"h": 1},
         "one_value": {"e": 1},
     },
@@ -290,6 +290,22 @@ def _(q, k, v, past, past_sum):
 @linear_attention.mistake("all rows start from the past of the first")
 def _(q, k, v, past, past_sum):
     return linear_attention(q, k, v, past[:1].expand_as(past), past_sum[:1].expand_as(past_sum))
+
+
+@linear_attention.mistake("all rows read the state of the first beyond the first chunk of 64")
+def _(q, k, v, past, past_sum):
+    out, state, total = linear_attention(q[:, :, :64], k[:, :, :64], v[:, :, :64], past, past_sum)
+    if q.shape[2] <= 64:
+        return out, state, total
+    first = (x[:1].expand_as(x) for x in (state, total))
+    rest, _, _ = linear_attention(q[:, :, 64:], k[:, :, 64:], v[:, :, 64:], *first)
+    return torch.cat([out, rest], 2), *linear_attention(q, k, v, past, past_sum)[1:]
+
+
+@linear_attention.mistake("features beyond the 64th are not read")
+def _(q, k, v, past, past_sum):
+    numerator, denominator, _, _ = _sums(feature(q)[..., :64], feature(k)[..., :64], v, past[:, :, :64], past_sum[..., :64])
+    return numerator / denominator, *linear_attention(q, k, v, past, past_sum)[1:]
 
 
 @linear_attention.mistake("the final state has the last token twice")

@@ -31,8 +31,9 @@ WEIGHTS = ("input_weight", "hidden_weight", "input_bias", "hidden_bias")
         "plain": {},
         "one_step": {"n": 1},
         "two_steps": {"n": 2},
-        "long": {"n": 140, "b": 1, "e": 3},  # a state that is lost between chunks
-        "wide": {"n": 6, "d": 33, "e": 40},
+        "long": {"n": 140, "e": 3},  # a state that is lost between chunks
+        "wide": {"n": 3, "d": 70, "e": 140},  # tiles of widths beyond 64 and 128
+        "many_rows": {"b": 70, "n": 3, "d": 4, "e": 3},  # what is done for the first tile of rows alone
         "narrow": {"d": 1, "e": 6},
         "one_unit": {"e": 1},
     },
@@ -283,6 +284,18 @@ def _(x, past, past_cell, **weights):
 @lstm.mistake("all rows start from the past of the first")
 def _(x, past, past_cell, **weights):
     return lstm(x, past[:1].expand_as(past), past_cell[:1].expand_as(past_cell), **weights)
+
+
+@lstm.mistake("units beyond the 64th are not handed on")
+def _(x, past, past_cell, hidden_weight, **weights):
+    read = torch.arange(past.shape[1]) < 64
+    return lstm(x, past, past_cell, hidden_weight=hidden_weight * read, **weights)
+
+
+@lstm.mistake("rows beyond the 64th start from nothing")
+def _(x, past, past_cell, **weights):
+    first = (torch.arange(len(past)) < 64)[:, None]
+    return lstm(x, past * first, past_cell * first, **weights)
 
 
 @lstm.mistake("the final state is that after the padding to a whole chunk of 16")

@@ -42,6 +42,7 @@ VALUES = (
         "ragged": {"d": 13, "e": 17},  # a last block of 29, an odd number of codes
         "rows_are_blocks": {"d": 64, "e": 5},
         "one_block": {"d": 9, "e": 4},
+        "wide": {"n": 3, "d": 300, "e": 20},  # more than a tile
         "small_blocks": {"block": 32},  # a block that is built in
         "double": {"double": True},
         "double_ragged": {"double": True, "d": 13, "e": 17},

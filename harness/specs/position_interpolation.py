@@ -27,7 +27,7 @@ from harness.specs.rotary import angles, rotary, rotate
     cases={
         "plain": {},
         "one_step": {"n": 1},
-        "wide": {"d": 64},
+        "wide": {"d": 192},  # more than a tile
         "narrow": {"d": 2},
         "far": {"far": 4096, "factor": 16.0},  # the paper's; angles in a small dtype
         "million": {"far": 1_000_000, "factor": 7.8125, "n": 19},  # from 128,000 to a million

@@ -32,7 +32,7 @@ from harness.spec import Bunch, Case, spec
         "plain": {},
         "causal": {"bidirectional": False},
         "one_query": {"n": 1, "bidirectional": False},
-        "many_queries": {"n": 150},  # what is done for the first tiles of queries alone
+        "many_queries": {"n": 150, "m": 150},  # what is done for the first tiles of queries, or of keys, alone
         "near": {"far": 24},  # no bucket is shared, but two
         "near_causal": {"far": 24, "bidirectional": False},
         "few_buckets": {"buckets": 8, "distance": 20},  # a number of buckets, or a distance, that is built in

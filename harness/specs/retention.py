@@ -27,8 +27,8 @@ from harness.specs._past import give_laws
         "two_steps": {"n": 2},
         "whole_chunks": {"n": 64},  # no ragged chunk
         "long": {"n": 150, "b": 1, "h": 2},  # several chunks
-        "many_chunks": {"n": 300, "b": 1, "h": 1},  # sizes up to 256, and a ragged rest
-        "wide": {"n": 19, "h": 2, "d": 64, "e": 32},
+        "many_chunks": {"n": 300, "h": 2},  # sizes up to 256, and a ragged rest, of several rows
+        "wide": {"n": 11, "b": 1, "h": 1, "d": 136, "e": 72},  # tiles of widths beyond 128
         "one_head": {"h": 1},
         "odd_widths": {"b": 3, "h": 2, "n": 11, "d": 20, "e": 27},
     },
@@ -270,6 +270,21 @@ def _(q, k, v, past, decay):
 @retention.mistake("all rows start from the past of the first")
 def _(q, k, v, past, decay):
     return retention(q, k, v, past[:1].expand_as(past), decay)
+
+
+@retention.mistake("all rows read the state of the first beyond the first chunk of 64")
+def _(q, k, v, past, decay):
+    def step(n, state, q_n, gamma, write):
+        state = gamma * (state[:1].expand_as(state) if n == 64 else state) + write
+        return q_n @ state, state
+
+    return _steps(q, k, v, past, decay, step)[0], retention(q, k, v, past, decay)[1]
+
+
+@retention.mistake("features beyond the 64th are not read")
+def _(q, k, v, past, decay):
+    out, _ = retention(q[..., :64], k[..., :64], v, past[:, :, :64], decay)
+    return out, retention(q, k, v, past, decay)[1]
 
 
 @retention.mistake("the gradient of the past misses the final state")

@@ -26,7 +26,7 @@ from harness.spec import Bunch, Case, spec
         "many_rows": {"b": 1, "n": 300, "d": 8},  # what is done for the first tiles of rows alone
         "two_wide": {"d": 2},
         "ragged": {"d": 37},  # no multiple of a vector or a tile
-        "wide": {"d": 700, "n": 3},  # several tiles
+        "wide": {"d": 1100, "n": 2},  # more than a tile of 1024
         "large_eps": {"eps": 1e-2},  # an eps that is built in, or outside the root
         "tiny_eps": {"eps": 1e-10},
     },
@@ -58,6 +58,12 @@ def silent(x: Bunch, case: Case, rng: torch.Generator):
     loud = 30 * torch.nn.functional.one_hot(torch.tensor(case.d - 1), case.d)
     row = torch.arange(case.n)[:, None]
     return {"x": torch.where(row % 2 == 0, 0.0, torch.where(row == 3, loud.double(), x.x))}
+
+
+@rms_norm.family
+def shut(x: Bunch, case: Case, rng: torch.Generator):
+    """Gains of zero, from which no backward pass finds its input again."""
+    return {"weight": x.weight * (torch.arange(case.d) % 3 != 1)}
 
 
 @rms_norm.law
@@ -153,6 +159,18 @@ def _(x, weight, *, eps):
 def _(x, weight, *, eps):
     padded = -(-x.shape[-1] // 64) * 64
     return weight * x / torch.sqrt(x.square().sum(-1, keepdim=True) / padded + eps)
+
+
+@rms_norm.mistake("backward divides the output by the gain to have the input again")
+def _(x, weight, *, eps):
+    right = rms_norm(x, weight, eps=eps)
+    wrong = rms_norm(x, torch.where(weight == 0, weight.detach(), weight), eps=eps)
+    return right.detach() + wrong - wrong.detach()
+
+
+@rms_norm.mistake("features beyond the 1024th are not counted")
+def _(x, weight, *, eps):
+    return weight * x / torch.sqrt(x[..., :1024].square().mean(-1, keepdim=True) + eps)
 
 
 @rms_norm.mistake("backward forgets that the root moves")

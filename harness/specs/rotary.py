@@ -22,7 +22,7 @@ from harness.spec import Bunch, Case, spec
     cases={
         "plain": {},
         "one_step": {"n": 1},
-        "wide": {"d": 64},
+        "wide": {"d": 192},  # more than a tile
         "narrow": {"d": 2},
         "odd_widths": {"b": 3, "d": 22},
         "far": {"far": 4096},  # a table that ends too early, angles in a small dtype
@@ -115,6 +115,12 @@ def _(x, position, *, base):
 @rotary.mistake("angles are rounded to bfloat16")
 def _(x, position, *, base):
     return rotate(x, angles(position, x.shape[-1], base).to(torch.bfloat16).to(torch.float64))
+
+
+@rotary.mistake("features beyond the 128th are left as they are")
+def _(x, position, *, base):
+    turned = rotate(x, angles(position, x.shape[-1], base))
+    return torch.where(torch.arange(x.shape[-1]) < 128, turned, x)
 
 
 @rotary.mistake("the last pair is left as it is")

@@ -24,7 +24,7 @@ from harness.spec import Bunch, Case, spec
         "plain": {},
         "one_step": {"n": 1},
         "narrow": {"d": 2},
-        "wide": {"d": 128},
+        "wide": {"d": 320},
         "far": {"far": 4096},  # a table that ends too early, angles in a small dtype
         "million": {"far": 1_000_000, "n": 19, "d": 6},  # a table of any trained length, positions in 16 bits
         "many_rows": {"n": 150, "far": 400},  # what is done for the first tiles of rows alone

@@ -31,7 +31,7 @@ from harness.specs._past import give_laws
         "two_steps": {"n": 2},
         "whole_chunks": {"n": 32},  # no ragged chunk
         "long": {"n": 50, "b": 1, "d": 3},  # several chunks
-        "many_chunks": {"n": 300, "b": 1, "d": 3},  # sizes up to 256, and a ragged rest
+        "many_chunks": {"n": 300, "d": 3},  # sizes up to 256, and a ragged rest, of several rows
         "wide": {"n": 11, "d": 70},
     },
 )
@@ -331,6 +331,15 @@ def _(k, v, decay, bonus, past_mean, past_weight):
 @wkv.mistake("all rows start from the past of the first")
 def _(k, v, decay, bonus, past_mean, past_weight):
     return wkv(k, v, decay, bonus, past_mean[:1].expand_as(past_mean), past_weight[:1].expand_as(past_weight))
+
+
+@wkv.mistake("all rows read the state of the first beyond the first chunk of 64")
+def _(k, v, decay, bonus, past_mean, past_weight):
+    out, *state = wkv(k[:, :64], v[:, :64], decay, bonus, past_mean, past_weight)
+    if k.shape[1] <= 64:
+        return out, *state
+    rest, _, _ = wkv(k[:, 64:], v[:, 64:], decay, bonus, *(x[:1].expand_as(x) for x in state))
+    return torch.cat([out, rest], 1), *wkv(k, v, decay, bonus, past_mean, past_weight)[1:]
 
 
 _with_state(

@@ -33,8 +33,8 @@ from harness.specs.rotary import angles, rotate
         "plain": {},
         "one_query": {"n": 1},
         "one_key": {"m": 1},
-        "many_queries": {"n": 150, "m": 70, "b": 1, "h": 1},  # what is done for the first tiles alone
-        "wide": {"d": 64},
+        "many_queries": {"n": 150, "m": 150, "b": 1, "h": 1},  # what is done for the first tiles alone
+        "wide": {"d": 192},  # more than a tile
         "narrow": {"d": 2},
         "far": {"far": 2048},  # factors over the whole range of a small dtype, angles in a small dtype
         "million": {"far": 1_000_000},  # a table of any trained length, positions in 16 bits, a middle of float16
