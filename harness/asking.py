@@ -14,7 +14,7 @@ from torch import Tensor
 
 from harness import Unsupported, clock, memory
 from harness.contract import ContractError
-from harness.spec import Bunch, Case
+from harness.spec import DTYPES, Bunch, Case
 
 if TYPE_CHECKING:
     from harness.implementation import Implementation
@@ -113,12 +113,12 @@ def _each_way(
 
 
 def _ask_another_case(contestant: "Implementation", case: Case, family: str, seed: int) -> None:
-    """Ask a case of the same sizes but with other options, where there is one, in another dtype: masks and tables that are
-    remembered by their sizes alone are then of the wrong kind. What comes of it is not looked at: it has cells of its own."""
+    """Ask a case of the same sizes but with other options, where there is one, in another dtype, where it takes one: masks and
+    tables that are remembered by their sizes alone are then of the wrong kind. What comes of it has cells of its own."""
     spec = contestant.spec
     if spec.of_modules:
         return
-    dtype = torch.bfloat16 if case.dtype == torch.float32 else torch.float32
+    dtype = next((DTYPES[name] for name in reversed(contestant.dtypes) if DTYPES[name] != case.dtype), case.dtype)
     cases = [spec.case(name, dtype, case.device) for name in spec.cases]
     alike = [other for other in cases if all(other.values[axis] == case.values[axis] for axis in spec.contract.axes)]
     alike = [other for other in alike if dict(other.values) != dict(case.values)] or [case.resized({}, dtype=dtype)]

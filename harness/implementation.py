@@ -23,11 +23,18 @@ class Implementation:
     """One file that claims to compute a spec, under one of its variants."""
 
     def __init__(
-        self, spec: Spec, prepare: Callable[..., Any], variant: Mapping[str, Any], gradients: bool, deterministic: bool = False
+        self,
+        spec: Spec,
+        prepare: Callable[..., Any],
+        variant: Mapping[str, Any],
+        gradients: bool,
+        deterministic: bool = False,
+        dtypes: Sequence[str] = tuple(DTYPES),
     ):
         self.spec = spec
         self.gradients = gradients  # whether it claims to compute them
         self.deterministic = deterministic  # whether it claims equal bits for equal inputs
+        self.dtypes = dtypes  # by name, those it claims to take
         self._prepare = prepare
         self._variant = variant
         self._prepared: dict[Case, Any] = {}
@@ -43,7 +50,8 @@ class Implementation:
         if not callable(prepare := getattr(module, attribute, None)):
             raise ContractError(f"{item.path.name} has no function {attribute}(case)")
         variant = item.facts.get("variants", {}).get(cell.variant, {})
-        return cls(catalogue.load_spec(cell.spec), prepare, variant, **claimed)
+        dtypes = item.facts.get("dtypes", tuple(DTYPES))
+        return cls(catalogue.load_spec(cell.spec), prepare, variant, **claimed, dtypes=dtypes)
 
     def ways(self, case: Case, family: str, seed: int, form: str) -> tuple[dict[str, Bunch], str]:
         """Its answers by the way of asking, see `asking.ways`."""

@@ -3,16 +3,29 @@
 import pytest
 import torch
 
-from harness import Unsupported, asking
+from harness import Unsupported, asking, catalogue
 from harness.contract import ContractError
+from harness.implementation import Implementation
+from harness.spec import DTYPES
 
 
-@pytest.mark.parametrize("shape", [(), (3,), (2, 3), (2, 3, 4), (2, 3, 4, 5)], ids=str)
-def test_strided_inputs_hold_the_same_values_and_are_not_contiguous(shape: tuple[int, ...]):
+@pytest.mark.parametrize("layout", asking.LAYOUTS, ids=lambda layout: layout.__name__)
+@pytest.mark.parametrize("shape", [(3,), (2, 3), (2, 3, 4), (2, 3, 4, 5)], ids=str)
+def test_strided_inputs_hold_the_same_values_and_lie_otherwise(layout, shape: tuple[int, ...]):
     x = torch.randn(shape)
-    strided = asking._strided(x)
+    strided = layout(x)
     assert torch.equal(strided, x)
-    assert not x.dim() or not strided.is_contiguous()
+    assert not strided.is_contiguous() or (len(shape) == 1 and strided.storage_offset())
+
+
+@pytest.mark.parametrize(("claimed", "other"), [(("float32",), "float32"), (("float32", "bfloat16"), "bfloat16")], ids=str)
+def test_another_case_is_asked_in_a_dtype_that_is_claimed(claimed: tuple[str, ...], other: str):
+    """Code that does not claim a dtype may crash on it."""
+    asked = []
+    contestant = Implementation(catalogue.load_spec("rotary"), lambda case: asked.append(case) or run, {}, False, dtypes=claimed)
+    run = lambda x, position: x  # noqa: E731
+    asking._ask_another_case(contestant, contestant.spec.case("plain"), "normal", 0)
+    assert [case.dtype for case in asked] == [DTYPES[other]]
 
 
 @pytest.mark.parametrize(
