@@ -320,10 +320,16 @@ class _Request:
         return ".".join([self.name, *(str(chosen[key]) for key in own.get("choices", {}) if chosen[key] != own["settings"][key])])
 
     def stored(self) -> list[Any]:
-        """The newest record here of each cell that the suite would ask under the same settings."""
-        everything = plan.Selection(plan.WORDS | {"seed": self.selection.words["seed"]}, self.selection.settings)
+        """The newest record here of each cell that the suite would ask under the same settings of any seed, task, form or length:
+        what a run did not ask again stays in the tables."""
+        chosen = self.selection
+        narrowed = [word for word in chosen.seen if word in chosen.settings and not chosen.patterns(word)[:1].isdecimal()]
+        everything = plan.Selection(plan.WORDS, {**chosen.settings, **dict.fromkeys(narrowed, "*")})
         cells = [*plan.cells(everything, self.suite), *self.cells]
-        return self.newest(self.read(), cells)
+        order = {key: i for i, key in enumerate(dict.fromkeys(map(plan.of_any_seed, cells)))}
+        newest = {record.cell.key: record for record in self.read()}.values()
+        kept = [(order.get(plan.of_any_seed(record.cell)), record) for record in newest]
+        return [record for _, record in sorted(((at, r) for at, r in kept if at is not None), key=lambda one: one[0])]
 
     def read(self) -> list[Any]:
         """What is stored of the suite on this machine, as it is now."""

@@ -192,16 +192,17 @@ def seconds(asked: Sequence[Cell], suite: ModuleType, stored: Iterable[Record]) 
     As long as the others on average where neither is known; nothing is told where nothing is known of any.
     """
     expected = {cell: float(suite.cost(cell)) for cell in asked} if hasattr(suite, "cost") else {}
-    last = {_of_any_seed(record.cell): record for record in stored}
+    last = {of_any_seed(record.cell): record for record in stored}
     known = dict(expected)
     for cell in asked:
-        if record := last.get(_of_any_seed(cell)):
+        if record := last.get(of_any_seed(cell)):
             known[cell] = max(record.time_s, LEAST_S, 0.0 if record.outcome == UNSUPPORTED else expected.get(cell, 0.0))
     usual = sum(known.values()) / max(len(known), 1)
     return {cell: known.get(cell, usual) for cell in asked} if known else {}
 
 
-def _of_any_seed(cell: Cell) -> str:
+def of_any_seed(cell: Cell) -> str:
+    """The key of a cell, whatever its seed."""
     return replace(cell, seed=0).key
 
 

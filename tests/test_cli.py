@@ -198,6 +198,14 @@ def test_run_stores_again_repeats_and_table_prints(tmp_path: Path):
     assert {"cell", "digests", "key", "machine", "outcome", "values", "versions"} <= set(json.loads(lines[0]))
 
 
+def test_what_a_run_did_not_ask_again_stays_in_the_written_table(tmp_path: Path):
+    words = ["run", "suite=correctness", "spec=rms_norm", "impl=torch_rms_norm", "case=plain", "dtype=float32"]
+    for narrow in (["family=normal"], ["family=large", "seed=1"]):
+        assert harness(*words, *narrow, cwd=tmp_path).returncode == 0
+    page = next(tmp_path.glob("results/tables/*/correctness.md")).read_text()
+    assert "2 cells" in page, "the second run left the first one's out"
+
+
 def test_a_table_of_nothing_says_what_is_stored_otherwise_and_which_lines_are_no_records(tmp_path: Path):
     cells = [
         Cell("speed", "rms_norm", "torch_plain", "", "plain", "float32", settings={**COSTED, "length": n}) for n in (128, 512)
