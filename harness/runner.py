@@ -48,7 +48,9 @@ class Limits:
 
     @property
     def threads(self) -> int:
-        return max(1, machine.cores() // self.workers)
+        """Of each worker: its share of the cores. OMP_NUM_THREADS, where somebody set it, bounds it as it does elsewhere."""
+        share, told = max(1, machine.cores() // self.workers), os.environ.get("OMP_NUM_THREADS", "")
+        return min(share, int(told)) if told.isdecimal() and int(told) else share
 
 
 Watch = Callable[[dict[Cell, tuple[float, str]]], None]  # of each cell that runs: the fraction done, and what it does

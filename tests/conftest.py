@@ -1,5 +1,10 @@
 """What all tests share: one thread each, for several run at a time; and no mode of the processor is left to the next."""
 
+import os
+
+# Also of every process that a test starts: two threads each wait for one another where others have the cores, ten times over.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import pytest
 import torch
 

@@ -25,11 +25,19 @@ def test_every_end_of_a_worker_is_told_in_words(exitcode: int | None, told: str)
     assert runner._end(exitcode) == told
 
 
+@pytest.mark.parametrize(("told", "threads"), [("", 8), ("3", 3), ("16", 8), ("0", 8), ("4,2", 8)])
+def test_workers_share_the_cores_and_keep_to_the_threads_that_were_told(told: str, threads: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(runner.machine, "cores", lambda: 16)
+    monkeypatch.setenv("OMP_NUM_THREADS", told)
+    assert runner.Limits(workers=2).threads == threads
+
+
 def test_where_the_machine_is_full_the_largest_worker_is_ended_and_told(monkeypatch: pytest.MonkeyPatch):
     """Before the system ends somebody, perhaps the harness itself; the cell after it is asked."""
     records: list[Record] = []
     monkeypatch.setattr(runner.psutil, "virtual_memory", lambda: SimpleNamespace(available=2**40 if records else 0))
     monkeypatch.setattr(runner, "SPARE_BYTES", 2**24)
+    monkeypatch.setattr(runner, "SECONDS_BETWEEN_LOOKS", 0.01)  # the cell may take less than a look
     cells = [Cell("correctness", "rotary", "pairs", "", "plain", "float32", settings={"family": f}) for f in ("normal", "large")]
     for record in runner.run([(cell, {}) for cell in cells], runner.Limits(workers=1), None):
         records.append(record)  # from then on there is room

@@ -24,8 +24,8 @@ UNSEEN = {
     "sinusoidal",
     "wkv",
 }
-# ... and here a part: no outer products, no transforms, no scores that a rolling cache makes without a product of matrices.
-SEEN_IN_PART = {"retention", "hyena_operator", "transformer_lm_infinite", "transformer_streaming"}
+# ... and here a part: no outer products, no transforms.
+SEEN_IN_PART = {"retention", "hyena_operator"}
 DEFINED = [name for name in catalogue.specs() if catalogue.load_spec(name).defined]
 OPERATORS = [name for name in DEFINED if not catalogue.load_spec(name).of_modules]
 

@@ -163,7 +163,7 @@ def test_what_is_wrong_is_not_weighed(tmp_path: Path):
     Path(path).write_text(Path(path).read_text().replace("weight, bias)\n    return", "bias, weight)\n    return"))
     answer = worker.asked(cell(path, "layer_norm"))
     assert answer.outcome == WRONG
-    assert answer.note.startswith("not weighed: bias.grad[d=")
+    assert answer.note.startswith("not weighed: out[b=")
     assert "peak_bytes" not in answer.values
 
 
