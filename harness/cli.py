@@ -328,8 +328,8 @@ class _Request:
         cells = [*plan.cells(everything, self.suite), *self.cells]
         order = {key: i for i, key in enumerate(dict.fromkeys(map(plan.of_any_seed, cells)))}
         newest = {record.cell.key: record for record in self.read()}.values()
-        kept = [(order.get(plan.of_any_seed(record.cell)), record) for record in newest]
-        return [record for _, record in sorted(((at, r) for at, r in kept if at is not None), key=lambda one: one[0])]
+        told = [(order[key], record) for record in newest if (key := plan.of_any_seed(record.cell)) in order]
+        return [record for _, record in sorted(told, key=lambda one: one[0])]
 
     def read(self) -> list[Any]:
         """What is stored of the suite on this machine, as it is now."""

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -49,15 +49,9 @@ for name in chosen:
 COSTS = 'CELLS = ("one", "two", "three")\nSLOWER = {}\nDRIFT = 1.0\nBYTES = {}\nOUTCOME = {}\nSLEEP_S = 0.0\n'
 
 
-def git(place: Path, *words: str) -> str:
-    own = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
-    return subprocess.run(["git", "-C", str(place), *own, *words], capture_output=True, text=True, check=True).stdout
-
-
 @pytest.fixture
-def repository(tmp_path: Path) -> Path:
+def repository(tmp_path: Path, committed: Callable[..., Path]) -> Path:
     """One commit, `main`, of three implementations that cost the same for ever."""
-    place = tmp_path / "checkout"
     files = {
         "harness/__init__.py": "",
         "harness/__main__.py": STAND_IN,
@@ -66,13 +60,7 @@ def repository(tmp_path: Path) -> Path:
         "suites/memory.py": 'settings = {"form": "*", "length": ""}\n',
         ".gitignore": "__pycache__\n",
     }
-    for name, text in files.items():
-        (place / name).parent.mkdir(parents=True, exist_ok=True)
-        (place / name).write_text(text)
-    git(place, "init", "--quiet", "--initial-branch=main")
-    git(place, "add", "--all")
-    git(place, "commit", "--quiet", "--message=first")
-    return place
+    return committed(tmp_path / "checkout", files)
 
 
 def edit(place: Path, text: str) -> None:
@@ -119,7 +107,7 @@ def test_a_planted_slowdown_is_found_and_named(repository: Path):
     )
 
 
-def test_processes_that_get_slower_one_by_one_raise_nothing(repository: Path):
+def test_processes_that_get_slower_one_by_one_raise_nothing(repository: Path, git: Callable[..., str]):
     """In the order BASE HEAD BASE HEAD each would be slower than the one before it: by more than the threshold."""
     edit(repository, "DRIFT = 1.12\n")
     git(repository, "commit", "--quiet", "--all", "--message=second")
@@ -128,7 +116,7 @@ def test_processes_that_get_slower_one_by_one_raise_nothing(repository: Path):
     assert "of 3 timed cells 3 cannot tell" in said.stdout, "nor is anything told: BASE differs from itself as much"
 
 
-def test_a_planted_allocation_is_found_and_named_and_a_smaller_one_is_better(repository: Path):
+def test_a_planted_allocation_is_found_and_named_and_a_smaller_one_is_better(repository: Path, git: Callable[..., str]):
     edit(repository, 'BYTES = {"two": 1024, "three": -96}\n')
     said = compare(repository, "main", ".", "suite=memory")
     assert said.returncode == 1
@@ -145,13 +133,11 @@ def test_a_planted_allocation_is_found_and_named_and_a_smaller_one_is_better(rep
     assert compare(repository, "main", "main~1", "suite=memory", "impl=two").returncode == 0, "less is no failure"
 
 
-def test_an_allocation_planted_in_an_implementation_of_ours_is_found_and_named(tmp_path: Path):
+def test_an_allocation_planted_in_an_implementation_of_ours_is_found_and_named(tmp_path: Path, committed: Callable[..., Path]):
     """Nothing stands in here: two revisions of this harness, its suite of memory, and a thousand bytes more in one file."""
     for folder in ("harness", "implementations", "suites"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    git(tmp_path, "init", "--quiet", "--initial-branch=main")
-    git(tmp_path, "add", "--all")
-    git(tmp_path, "commit", "--quiet", "--message=first")
+    committed(tmp_path)
     planted = tmp_path / "implementations" / "rms_norm" / "torch_plain.py"
     text = planted.read_text()
     assert text.count("    def run(x") == 1
@@ -177,7 +163,9 @@ def test_an_allocation_planted_in_an_implementation_of_ours_is_found_and_named(t
         ("mypkg.mine", ".", "src"),
     ],
 )
-def test_a_file_or_module_of_the_checkout_is_that_of_each_side(impl: str, folder: str, path: str, repository: Path):
+def test_a_file_or_module_of_the_checkout_is_that_of_each_side(
+    impl: str, folder: str, path: str, repository: Path, git: Callable[..., str]
+):
     files = [repository / "mine.py", repository / "src" / "mypkg" / "mine.py"]
     files[1].parent.mkdir(parents=True)
     for file in files:
@@ -191,7 +179,7 @@ def test_a_file_or_module_of_the_checkout_is_that_of_each_side(impl: str, folder
     assert (said.returncode, "peak_bytes is 6, but was 4 (+50.0%)" in said.stderr) == (1, True), said.stdout + said.stderr
 
 
-def test_what_is_the_same_for_both_revisions_is_refused(repository: Path, tmp_path: Path):
+def test_what_is_the_same_for_both_revisions_is_refused(repository: Path, tmp_path: Path, git: Callable[..., str]):
     """As in an installation that leads to the checkout of the user, whatever revision is asked."""
     for place in (tmp_path / "mypkg", repository / "src" / "mypkg"):
         place.mkdir(parents=True)
@@ -248,7 +236,7 @@ def test_nothing_to_compare_is_a_failure(repository: Path):
     )
 
 
-def test_a_suite_that_neither_side_has_is_said_and_compares_nothing(repository: Path):
+def test_a_suite_that_neither_side_has_is_said_and_compares_nothing(repository: Path, git: Callable[..., str]):
     git(repository, "rm", "--quiet", "suites/memory.py")
     git(repository, "commit", "--quiet", "--message=second")
     said = compare(repository, "main", "main", "suite=memory")
@@ -296,7 +284,7 @@ def test_without_a_checkout_there_are_no_revisions(tmp_path: Path):
     assert "is in no git checkout, so it has no revisions to compare.\n  Go into the checkout" in said.stderr
 
 
-def test_who_is_asked_to_end_takes_its_processes_and_folders_along(repository: Path, tmp_path: Path):
+def test_who_is_asked_to_end_takes_its_processes_and_folders_along(repository: Path, tmp_path: Path, git: Callable[..., str]):
     edit(repository, "SLEEP_S = 60.0\n")
     git(repository, "commit", "--quiet", "--all", "--message=second")
     (folder := tmp_path / "temporary").mkdir()

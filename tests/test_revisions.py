@@ -1,6 +1,7 @@
 """Checkouts of two revisions: the tree of the user is only read, nothing stays behind, and each side is run as it is."""
 
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,22 +12,11 @@ from harness.plan import WrongRequest
 ROOT = Path(__file__).parents[1]
 
 
-def git(place: Path, *words: str) -> str:
-    own = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
-    return subprocess.run(["git", "-C", str(place), *own, *words], capture_output=True, text=True, check=True).stdout
-
-
 @pytest.fixture
-def repository(tmp_path: Path) -> Path:
+def repository(tmp_path: Path, committed: Callable[..., Path]) -> Path:
     """A checkout with something of the name of harness, and one commit, `main`."""
-    place = tmp_path / "checkout"
-    for name, text in {"harness/__init__.py": "", "harness/costs.py": "a = 1\n", ".gitignore": "__pycache__\n"}.items():
-        (place / name).parent.mkdir(parents=True, exist_ok=True)
-        (place / name).write_text(text)
-    git(place, "init", "--quiet", "--initial-branch=main")
-    git(place, "add", "--all")
-    git(place, "commit", "--quiet", "--message=first")
-    return place
+    files = {"harness/__init__.py": "", "harness/costs.py": "a = 1\n", ".gitignore": "__pycache__\n"}
+    return committed(tmp_path / "checkout", files)
 
 
 def test_a_repository_without_commits_says_so(tmp_path: Path):
@@ -36,7 +26,9 @@ def test_a_repository_without_commits_says_so(tmp_path: Path):
     assert revisions.commit(tmp_path, revisions.WORKING_TREE) == ""
 
 
-def test_the_users_tree_is_only_read_and_nothing_stays_behind(repository: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_the_users_tree_is_only_read_and_nothing_stays_behind(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, git: Callable[..., str]
+):
     (repository / "new.py").write_text("new = 1\n")
     (repository / "__pycache__").mkdir()
     (repository / "__pycache__" / "ignored").write_text("")
