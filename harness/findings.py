@@ -131,9 +131,23 @@ def judge_counted(found: Findings, base: Sequence[Record], head: Sequence[Record
 
 def judge_timed(found: Findings, base: Sequence[Sequence[Record]], head: Sequence[Sequence[Record]]) -> None:
     """Judge all cells that were timed in every run, of which `base` has one more than `head`; runs not made are none."""
+    found.times = _judged(found, base, head, lambda cell: True)
+
+
+def judge_again(found: Findings, base: Sequence[Sequence[Record]], head: Sequence[Sequence[Record]]) -> None:
+    """Judge the slower cells by further runs, which no alarm has chosen: what these say stands. One not answered stays slower."""
+    first = {time.cell: time for time in found.slower}
+    second = {time.cell: time for time in _judged(found, base, head, first.__contains__)}
+    found.times = [_in_the_end(time, second.get(time.cell, time)) for time in found.times]
+
+
+def _judged(
+    found: Findings, base: Sequence[Sequence[Record]], head: Sequence[Sequence[Record]], wanted: Callable[[Cell], bool]
+) -> list[Time]:
+    """The verdicts on the wanted cells that were timed in every run; of the others what was found says why."""
     of_base, of_head = (_filled(runs, many) for runs, many in ((base, found.pairs + 1), (head, found.pairs)))
     pairs: dict[Cell, Times] = {}
-    for cell in dict.fromkeys(cell for run in (*of_base, *of_head) for cell in run):
+    for cell in filter(wanted, dict.fromkeys(cell for run in (*of_base, *of_head) for cell in run)):
         before, after = ([run.get(cell, ()) for run in runs] for runs in (of_base, of_head))
         if _comparable(found, cell, before, after):
             was, now = ([_fastest(rounds) for rounds in side] for side in (before, after))
@@ -141,10 +155,18 @@ def judge_timed(found: Findings, base: Sequence[Sequence[Record]], head: Sequenc
                 pairs[cell] = Times(was[:-1], now, was[1:])
             else:
                 found.apart.append(Apart(cell, "a process says ok and gives no seconds", broken=True))
-    if pairs:
-        judgements, found.false_alarms = paired.judged(pairs, found.threshold)
-        for cell, judgement in judgements.items():
-            found.times.append(Time(cell, statistics.median(pairs[cell].base), statistics.median(pairs[cell].head), judgement))
+    if not pairs:
+        return []
+    judgements, found.false_alarms = paired.judged(pairs, found.threshold)
+    return [Time(cell, statistics.median(of.base), statistics.median(of.head), judgements[cell]) for cell, of in pairs.items()]
+
+
+def _in_the_end(first: Time, second: Time) -> Time:
+    """What is said of a cell: the second verdict, and where it is no alarm, that the first was one."""
+    if not first.worse or second.worse:
+        return second
+    why = f"{first.judgement.ratio - 1:+.1%} at first, not so when asked again"
+    return replace(second, judgement=replace(second.judgement, why="; ".join(filter(None, (why, second.judgement.why)))))
 
 
 def quantities(values: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, float]]:
@@ -181,7 +203,7 @@ def calibration(found: Findings) -> str:
         return ""
     finds = [time.judgement.finds - 1 for time in found.times]
     return (
-        f"The same code against itself alarms in {found.false_alarms:.1%} of {paired.TRIES} tries. A slowdown is found from "
+        f"The same code against itself is told slower in {found.false_alarms:.1%} of comparisons. A slowdown is found from "
         f"{min(finds):.1%} in the quietest of {len(finds)} cells to {max(finds):.1%} in the noisiest; "
         f"{found.threshold:.0%} gates where it is found ({found.pairs} pairs of processes on {machine.name()})"
     )
@@ -336,7 +358,7 @@ def _slower(time: Time, found: Findings) -> str:
         f"  {time.head_s:.4g} s was {time.base_s:.4g} s: {one.ratio - 1:+.1%}, at least {one.low - 1:+.1%}, "
         f"at most {one.high - 1:+.1%}, in {found.pairs} pairs of processes\n"
         f"  slowdowns are found here from {one.finds - 1:.1%}; "
-        f"the same code against itself alarms in {one.false_alarms:.1%} of tries\n"
+        f"the same code against itself is told slower in {one.false_alarms:.1%} of comparisons\n"
         f"  {_again(time.cell, found)}"
     )
 

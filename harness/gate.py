@@ -2,7 +2,8 @@
 
 Counted are the values of `suite=memory` and, where Triton is installed, `suite=kernels`: the same at every try, so any rise is
 real. Timed is `suite=speed`, in new processes in the order BASE HEAD HEAD BASE, and BASE once more at the end, so that there are
-as many pairs of BASE with itself as of HEAD with BASE. Of each process the fastest sample counts: what disturbs only adds.
+as many pairs of BASE with itself as of HEAD with BASE. Of each process the fastest sample counts: what disturbs only adds. Where
+a cell is slower, all of it is run once more, and what these runs say stands.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,12 +31,13 @@ def compare(base: str, head: str, words: Mapping[str, str]) -> Findings:
         allowed = tuple(filter(None, (pattern.strip() for pattern in options["allow"].split(","))))
         found = Findings(base, head, options["pairs"], options["threshold"], allowed)
         suites = _suites(options["suite"], handed, sides, found)
-        runs = _asked(suites, sides, options["pairs"], found)
-    for suite, (of_base, of_head) in runs.items():
-        if suite == TIMED:
-            findings.judge_timed(found, of_base, of_head)
-        else:
-            findings.judge_counted(found, *([record for run in runs for record in run] for runs in (of_base, of_head)))
+        for suite, (of_base, of_head) in _asked(suites, sides, found).items():
+            if suite == TIMED:
+                findings.judge_timed(found, of_base, of_head)
+            else:
+                findings.judge_counted(found, *([record for run in runs for record in run] for runs in (of_base, of_head)))
+        if found.slower and (again := _asked({TIMED: suites[TIMED]}, sides, found, asking=1)):
+            findings.judge_again(found, *again[TIMED])
     found.notes += [f"allow={pattern} allows nothing: no such cell got worse" for pattern in findings.idle(found)]
     return found
 
@@ -127,14 +129,15 @@ class _Meter(progress.Meter):
 Runs = tuple[list[Sequence[Record]], list[Sequence[Record]]]  # the records of each run of BASE, and of each of HEAD
 
 
-def _asked(suites: Mapping[str, list[str]], sides: Sequence[Side], pairs: int, found: Findings) -> dict[str, Runs]:
+def _asked(suites: Mapping[str, list[str]], sides: Sequence[Side], found: Findings, asking: int = 0) -> dict[str, Runs]:
     """The runs of each suite; one that both sides refuse is left out, and all of them are a wrong request."""
-    meter = _Meter([step for suite in suites for step in _steps(suite, sides, pairs)])
+    steps = {suite: _steps(suite, sides, found.pairs, asking) for suite in suites}
+    meter = _Meter([step for each in steps.values() for step in each])
     runs: dict[str, Runs] = {}
     refusals: list[revisions.Asked] = []
     with progress.shown(meter) as show:
         for suite, words in suites.items():
-            answered, refused = _run(_steps(suite, sides, pairs), words, meter, show)
+            answered, refused = _run(steps[suite], words, meter, show)
             if any(answered.values()):
                 runs[suite] = (answered["BASE"], answered["HEAD"])
             refusals += refused.values()
@@ -157,7 +160,7 @@ def _run(
             answered[step.side.role].append(said.records)
         else:
             refused[step.side.role] = said
-        if refused and step.number > 0:
+        if refused and step != steps[0]:
             meter.leave_out(step.suite)
             break
     return answered, refused
@@ -175,10 +178,10 @@ def _ask(step: _Step, words: Sequence[str], meter: _Meter, show: Any) -> tuple[r
     return revisions.ask(step.side, step.suite, words, results, watch), took
 
 
-def _steps(suite: str, sides: Sequence[Side], pairs: int) -> list[_Step]:
-    """BASE HEAD for what is counted; BASE HEAD, HEAD BASE, ... and BASE once more for what is timed."""
+def _steps(suite: str, sides: Sequence[Side], pairs: int, asking: int = 0) -> list[_Step]:
+    """BASE HEAD for what is counted; BASE HEAD, HEAD BASE, ... and BASE once more for what is timed; each asking numbers on."""
     base, head = sides
     if suite != TIMED:
         return [_Step(base, suite, 0), _Step(head, suite, 0)]
     order = [side for i in range(pairs) for side in ((base, head) if i % 2 == 0 else (head, base))] + [base]
-    return [_Step(side, suite, number) for number, side in enumerate(order)]
+    return [_Step(side, suite, number) for number, side in enumerate(order, asking * len(order))]

@@ -21,6 +21,8 @@ SLOWER, NOT_SLOWER, CANNOT_TELL = "slower", "not slower", "cannot tell"
 VERDICTS = (SLOWER, CANNOT_TELL, NOT_SLOWER)
 # The chance, over all cells together, that a limit is on the wrong side; and how often the smallest slowdown is to be found.
 ALPHA, POWER = 0.05, 0.8
+# What alarms is asked again, in pairs that no alarm has chosen, and is slower only if it alarms each time: by chance, 1 in 400.
+ASKINGS = 2
 TRIES = 500
 FEWEST_PAIRS, MOST_PAIRS = 6, 60
 
@@ -57,13 +59,13 @@ class Judgement:
     ratio: float
     low: float
     high: float
-    finds: float  # the smallest slowdown that is told from none in POWER of all tries, on this machine
-    false_alarms: float  # in how many tries of the same code against itself this cell alarms
+    finds: float  # the smallest slowdown that alarms at every asking in POWER of all tries, on this machine
+    false_alarms: float  # in what share of tries the same code against itself alarms in this cell at every asking
     why: str = ""
 
 
 def judged(cells: Mapping[Key, Times], threshold: float) -> tuple[dict[Key, Judgement], float]:
-    """A verdict on each cell, and how often the same code against itself would raise an alarm in any of them.
+    """A verdict on each cell by one asking, and how often the same code against itself would alarm in any of them at every one.
 
     Slower: the lower limit is above 1, and the ratio at least 1 + threshold. Not slower: the upper limit is below 1 + threshold.
     Where a slowdown of the threshold would not be found nothing is told, unless even the lower limit is above 1 + threshold: that
@@ -77,8 +79,9 @@ def judged(cells: Mapping[Key, Times], threshold: float) -> tuple[dict[Key, Judg
         low, high = mean.limits(levels[key])
         verdict = _verdict(mean.middle, low, high, finds[key], math.log1p(threshold))
         why = "" if verdict != CANNOT_TELL else _why(finds[key], cells[key].noise, ALPHA / len(cells), threshold)
-        found[key] = Judgement(verdict, _ratio(mean.middle), _ratio(low), _ratio(high), _ratio(finds[key]), alarms[key], why)
-    return found, any_alarm
+        limits = _ratio(mean.middle), _ratio(low), _ratio(high)
+        found[key] = Judgement(verdict, *limits, _ratio(finds[key]), alarms[key] ** ASKINGS, why)
+    return found, any_alarm**ASKINGS
 
 
 def _verdict(shift: float, low: float, high: float, finds: float, limit: float) -> str:
@@ -102,13 +105,15 @@ def _why(finds: float, noise: Sequence[float], level: float, threshold: float) -
 def calibrated(noise: Mapping[Key, Sequence[float]], threshold: float) -> tuple[dict[Key, float], dict[Key, float], float]:
     """Of code against itself: the smallest log-ratio found in each cell, the share of tries in which each alarms, and any does.
 
+    The share is of one asking; the log-ratio is found so often that it is found at every asking in POWER of all tries.
+
     A try turns round which of the two came first in some of the pairs, in all cells alike, as what disturbs a process disturbs
     all of its cells. A try that gives the lower limit l would have found a slowdown of -l and above.
     """
     level, limit = ALPHA / max(1, len(noise)), math.log1p(threshold)
     tries = _turned_round(noise)
     lows = {key: sorted(each[key].limits(level)[0] for each in tries) for key in noise}
-    finds = {key: -each[TRIES - math.ceil(POWER * TRIES)] for key, each in lows.items()}
+    finds = {key: -each[TRIES - math.ceil(_power_once() * TRIES)] for key, each in lows.items()}
     alarms, alarmed = dict.fromkeys(noise, 0), 0
     for each in tries:
         if any(mean.middle >= limit for mean in each.values()):
@@ -176,9 +181,14 @@ def pairs_for(noise: Sequence[float], level: float, threshold: float) -> int | N
     """About how many pairs, an even number, would find the threshold; None if more than MOST_PAIRS."""
     spread = math.sqrt(statistics.fmean([d * d for d in noise]))
     for n in range(FEWEST_PAIRS, MOST_PAIRS + 1, 2):
-        if (quantile(level, n - 1) + quantile(1 - POWER, n - 1)) * spread / math.sqrt(n) <= math.log1p(threshold):
+        if (quantile(level, n - 1) + quantile(1 - _power_once(), n - 1)) * spread / math.sqrt(n) <= math.log1p(threshold):
             return n
     return None
+
+
+def _power_once() -> float:
+    """How often each asking must find what all of them are to find in POWER of all tries."""
+    return float(POWER ** (1 / ASKINGS))
 
 
 @cache

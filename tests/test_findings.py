@@ -80,6 +80,19 @@ def test_rounds_of_a_cell_are_one_cell_and_its_fastest_sample_counts():
     assert [(time.base_s, time.head_s, time.judgement.verdict) for time in found.times] == [(1.0, 1.0, "not slower")]
 
 
+def test_what_further_runs_say_of_a_slower_cell_stands_and_unanswered_it_stays_slower():
+    found = Findings("main", ".", 6, 0.1)
+    findings.judge_timed(found, [[timed(1.0)]] * 7, [[timed(1.3)]] * 6)
+    (first,) = found.slower
+    findings.judge_again(found, [], [])
+    assert found.times == [first]
+    findings.judge_again(found, [[timed(1.0)]] * 7, [[timed(1.2)]] * 6)
+    assert [round(time.judgement.ratio, 3) for time in found.slower] == [1.2]
+    findings.judge_again(found, [[timed(1.0)]] * 7, [[timed(1.0)]] * 6)
+    assert [time.judgement.why for time in found.times] == ["+20.0% at first, not so when asked again"]
+    assert not found.slower
+
+
 def test_a_cell_that_fails_now_and_then_is_not_judged_and_not_hidden():
     found = Findings("main", ".", 6, 0.1)
     findings.judge_timed(found, [[timed(1.0)]] * 7, [[timed(1.0)]] * 5 + [[timed(1.0, "timed_out")]])
