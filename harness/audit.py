@@ -138,9 +138,9 @@ def questions(spec: Spec, dtype: torch.dtype) -> list[Question]:
 
 
 def caught(mistake: Mistake, asked: list[Question]) -> Iterator[tuple[Question, float]]:
-    """The questions that a mistake fails, with its scores."""
+    """The questions that a mistake fails, with its scores. Where it answers as the reference does, no budget is needed."""
     for question in asked:
-        if (score := question.score(mistake)) > 1:
+        if (score := question.rejects(question.answer(mistake), (OURS,))[1]) > 1:
             yield question, score
 
 
