@@ -73,7 +73,7 @@ def figure(
             axis.axhline(chance, color="gray", linewidth=0.8, linestyle=":")
         if "x" in log:
             axis.set_xscale("log", base=2)
-            axis.xaxis.set_major_formatter(lambda x, _: f"{x:,.6g}")  # 128, and not a power of two
+            axis.xaxis.set_major_formatter(lambda x, _: f"{x / 1024:g}k" if x >= 1024 and not x % 1024 else f"{x:,.6g}")
         if "y" in log:
             axis.set_yscale("log")
         axis.set_title(title)
