@@ -137,7 +137,8 @@ def over_lengths(
         except Unsupported as reason:
             ended = f"unsupported: {reason}"
         except MemoryError:  # to count millions of allocations takes memory itself
-            ended = f"{n:,} takes more memory than a cell may"
+            what = f"to count the allocations of {n:,}" if n in warmed else f"{n:,}"
+            ended = f"{what} takes more memory than a cell may"
         if ended:
             warmed.pop(n, None)
             break

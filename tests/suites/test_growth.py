@@ -100,6 +100,15 @@ def test_a_length_that_cannot_be_asked_ends_it_with_its_reason(error: Exception,
     assert (list(seconds), list(bytes_), ended) == (["16"], ["16"], said)
 
 
+def test_memory_that_only_the_counting_takes_is_told_as_such(monkeypatch: pytest.MonkeyPatch):
+    def peak(call: Any, device: str) -> int:
+        raise MemoryError
+
+    monkeypatch.setattr(growth.memory, "peak", peak)
+    ended = growth.over_lengths(lambda n: lambda: None, [16], 60.0, 2)[2]
+    assert ended == "to count the allocations of 16 takes more memory than a cell may"
+
+
 def test_a_training_step_leaves_fresh_gradients_each_time():
     model = nn.Sequential(nn.Embedding(256, 4), nn.Linear(4, 256))
     text = torch.randint(0, 256, (1, 9))
