@@ -1,7 +1,6 @@
 """Who may import whom. A failure names the file, the line and the rule."""
 
 import ast
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
