@@ -23,10 +23,11 @@ def compared(settings: list[str]) -> pd.DataFrame:
     """A row for each cell: the ratio of times with its interval, the smallest slowdown found, and the verdict."""
     command = [sys.executable, "-m", "harness", "compare", "HEAD", "HEAD", "suite=speed", *settings, "format=csv"]
     said = subprocess.run(command, capture_output=True, text=True, check=False)
-    if not said.stdout:
+    rows = pd.read_csv(io.StringIO(said.stdout)) if said.stdout else pd.DataFrame()
+    if "verdict" not in rows:
         print(f"{said.stderr}\nno comparison was made: {' '.join(command)}", file=sys.stderr)
         raise SystemExit(2)
-    return pd.read_csv(io.StringIO(said.stdout))
+    return rows[rows.verdict.notna()]  # a cell that could not be compared has none
 
 
 def by_cell(rows: pd.DataFrame) -> pd.DataFrame:

@@ -42,7 +42,9 @@ def _with_provenance(frame: "pd.DataFrame", records: Sequence[Record]) -> "pd.Da
 
 
 def render(frames: "Mapping[str, pd.DataFrame]", form: str) -> str:
-    """Tables with their titles in one of the formats."""
+    """Tables with their titles in one of the formats; CSV holds one table, so that of several each row says which it is of."""
+    if form == "csv" and frames:
+        return _joined(frames).to_csv(index=False).rstrip()
     return "\n\n".join(part for title, frame in frames.items() for part in _one(title, frame, form))
 
 
@@ -154,8 +156,6 @@ def _failure(group: Sequence[Record], again: str) -> str:
 
 
 def _one(title: str, frame: "pd.DataFrame", form: str) -> list[str]:
-    if form == "csv":
-        return [frame.to_csv(index=False).rstrip()]
     frame = _merged(frame)
     match form:
         case "text":
@@ -170,6 +170,17 @@ def _one(title: str, frame: "pd.DataFrame", form: str) -> list[str]:
         case "html":
             return [f"<h2>{title}</h2>", _tabulated(frame, "html")]
     raise ValueError(f"no format {form!r}; known: {', '.join(FORMATS)}")
+
+
+def _joined(frames: "Mapping[str, pd.DataFrame]") -> "pd.DataFrame":
+    """All tables as one, with the columns of any."""
+    import pandas as pd
+
+    if len(frames) == 1:
+        return next(iter(frames.values()))
+    return pd.concat(
+        [frame.astype(object).assign(table=title).set_index("table").reset_index() for title, frame in frames.items()]
+    )
 
 
 def _tabulated(frame: "pd.DataFrame", style: str) -> str:

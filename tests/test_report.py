@@ -49,6 +49,12 @@ def test_a_count_stays_a_count_where_another_row_has_none():
     assert "| 512 | 0.5 |" in report.render(frames, "markdown")
 
 
+def test_several_tables_as_csv_are_one_that_pandas_reads():
+    frames = {"first": pd.DataFrame({"a": [1, 2]}), "second": pd.DataFrame({"a": [3], "b": [0.5]})}
+    assert report.render(frames, "csv").splitlines() == ["table,a,b", "first,1,", "first,2,", "second,3,0.5"]
+    assert report.render({}, "csv") == ""
+
+
 def test_tables_in_latex_have_their_titles_as_captions():
     frames = {"At 50 % of n_max": pd.DataFrame({"a": [1]}), "Other": pd.DataFrame({"a": [2]})}
     told = report.render(frames, "latex")
