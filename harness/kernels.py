@@ -16,6 +16,10 @@ from typing import Any, cast
 import torch
 
 TARGETS = {"sm_80": 80, "sm_90": 90, "sm_100": 100}
+# Of a multiprocessor: bytes of shared memory by target; registers in each of its four parts, which serve warps 256 at a time;
+# warps and blocks at most; and bytes that each block takes for the driver (CUDA C++ programming guide, compute capabilities).
+SHARED_BYTES = {"sm_80": 164 * 1024, "sm_90": 228 * 1024, "sm_100": 228 * 1024}
+PARTS, REGISTERS, REGISTERS_AT_A_TIME, WARPS, BLOCKS, DRIVER_BYTES = 4, 16_384, 256, 64, 32, 1024
 # Instructions of the machine language: products on tensor cores of each generation; stores and loads of spilled registers.
 TENSOR_CORE = re.compile(r"\b(?:[HIDQ]MMA|[HIQ]GMMA|UTC\w*MMA)\b")
 SPILL = re.compile(r"\b(?:STL|LDL)\b")
@@ -44,6 +48,18 @@ class Kernel:
         if self.multiplies and not self.tensor_core:
             return f"kernel {self.name} multiplies 16-bit matrices without tensor cores"
         return ""
+
+
+def resident(target: str, registers: int, warps: int, shared_bytes: int) -> tuple[int, str]:
+    """How many blocks of a kernel a multiprocessor holds at once, and what allows no more of them."""
+    of_warp = -(-registers * 32 // REGISTERS_AT_A_TIME) * REGISTERS_AT_A_TIME
+    allowed = {
+        "registers": REGISTERS // of_warp * PARTS // (-(-warps // PARTS) * PARTS),
+        "shared memory": SHARED_BYTES[target] // (shared_bytes + DRIVER_BYTES),
+        "warps": min(WARPS // warps, BLOCKS),
+    }
+    least = min(allowed, key=allowed.__getitem__)
+    return allowed[least], least
 
 
 def compiled(launching: Callable[[], Any], target: str) -> list[Kernel]:

@@ -61,14 +61,18 @@ def table(records: Sequence[Record]) -> "dict[str, pd.DataFrame]":
     for record in sorted(records, key=lambda r: (r.cell.subject, r.cell.case, r.cell.dtype)):
         cell = record.cell
         about = {"implementation": cell.subject, "shape": cell.case, "dtype": cell.dtype}
-        rows = frames.setdefault(str(cell.settings["target"]), [])
+        target = str(cell.settings["target"])
+        rows = frames.setdefault(target, [])
         if record.outcome not in (OK, WRONG):
             rows.append({**about, "kernel": record.outcome})
-        rows += [{**about, "kernel": name.removeprefix("_"), **_columns(kernel)} for name, kernel in record.values.items()]
+        rows += [
+            {**about, "kernel": name.removeprefix("_"), **_columns(kernel, target)} for name, kernel in record.values.items()
+        ]
     return {target: pd.DataFrame(rows) for target, rows in frames.items()}
 
 
-def _columns(kernel: dict[str, Any]) -> dict[str, Any]:
+def _columns(kernel: dict[str, Any], target: str) -> dict[str, Any]:
+    blocks, held_by = kernels.resident(target, kernel["registers"], kernel["warps"], kernel["shared_bytes"])
     return {
         "registers": kernel["registers"],
         "spills": kernel["spills"],
@@ -76,4 +80,6 @@ def _columns(kernel: dict[str, Any]) -> dict[str, Any]:
         "tensor-core instructions": kernel["tensor_core"],
         "instructions": kernel["instructions"],
         "warps": kernel["warps"],
+        "blocks a multiprocessor": blocks,
+        "held by": held_by,
     }

@@ -76,3 +76,21 @@ def test_the_driver_is_put_back_and_nothing_is_run() -> None:
         "kernels.compiled(lambda: product[(1,)](out, out, out, 16), 'sm_80')\n"
         "print((driver._active, JITFunction.run) == before, bool((out == 7).all()))"
     ).split() == ["True", "True"]
+
+
+@pytest.mark.parametrize(
+    ("registers", "warps", "shared_bytes", "blocks"),
+    [
+        (128, 8, 0, (2, "registers")),  # 65,536 / (128 * 256)
+        (168, 8, 0, (1, "registers")),  # three warps in each part, of which two blocks would want four
+        (255, 4, 0, (2, "registers")),  # of a warp 8,160 become 8,192
+        (32, 4, 48 * 1024, (4, "shared memory")),  # 49 KiB each of 228
+        (32, 4, 113 * 1024, (2, "shared memory")),  # the most that two blocks may have
+        (32, 4, 114 * 1024, (1, "shared memory")),
+        (16, 8, 0, (8, "warps")),
+    ],
+)
+def test_blocks_of_a_multiprocessor_are_those_of_the_programming_guide(
+    registers: int, warps: int, shared_bytes: int, blocks: tuple[int, str]
+) -> None:
+    assert kernels.resident("sm_90", registers, warps, shared_bytes) == blocks
