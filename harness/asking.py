@@ -88,8 +88,11 @@ def _each_way(
     Plainly, after another case, and in memory that held another question just before (nothing may be remembered by address
     or shape); with strided inputs, new memory poisoned, and gradients of some inputs only; and without gradients.
     """
-    _ask_another_case(contestant, case, family, seed)
     x = _placed(others, case)
+    if contestant.spec.of_modules:
+        _ask_at_another_length(contestant, x, case, family)
+    else:
+        _ask_another_case(contestant, case, family, seed)
     _asked(contestant, x, case, wrt)
     for name, tensor in drawn.items():
         x[name].detach().copy_(tensor)
@@ -116,8 +119,6 @@ def _ask_another_case(contestant: "Implementation", case: Case, family: str, see
     """Ask a case of the same sizes but with other options, where there is one, in another dtype, where it takes one: masks and
     tables that are remembered by their sizes alone are then of the wrong kind. What comes of it has cells of its own."""
     spec = contestant.spec
-    if spec.of_modules:
-        return
     dtype = next((DTYPES[name] for name in reversed(contestant.dtypes) if DTYPES[name] != case.dtype), case.dtype)
     cases = [spec.case(name, dtype, case.device) for name in spec.cases]
     alike = [other for other in cases if all(other.values[axis] == case.values[axis] for axis in spec.contract.axes)]
@@ -125,6 +126,16 @@ def _ask_another_case(contestant: "Implementation", case: Case, family: str, see
     other = alike[zlib.crc32(f"{case.name} {family}".encode()) % len(alike)]
     with suppress(Exception):
         contestant.outputs(_placed(spec.inputs(other, "normal", seed), other), other)
+
+
+def _ask_at_another_length(contestant: "Implementation", x: Bunch, case: Case, family: str) -> None:
+    """Ask a model of fewer rows, half as long or twice: it is one module at every length, and what it keeps of the first length,
+    of the longest, or of so many rows, is then wrong. What comes of it has cells of its own."""
+    rows, half = (-(-size // 2) for size in x.ids.shape)
+    longer = zlib.crc32(f"{case.name} {family}".encode()) % 2
+    ids = x.ids[:rows].repeat(1, 2) if longer else x.ids[:rows, :half]
+    with suppress(Exception), torch.no_grad():
+        contestant.model(x, case)(ids)
 
 
 def _asked(contestant: "Implementation", x: Bunch, case: Case, wrt: list[str]) -> Bunch:

@@ -223,6 +223,28 @@ def test_steps_with_weights_of_before_are_wrong():
     assert remembering(refresh=False).outcome == "wrong"
 
 
+@pytest.mark.parametrize("of", [lambda x: x.shape[1], len], ids=["the first length", "the first number of rows"])
+def test_what_a_model_keeps_of_its_first_text_is_wrong(of):
+    it = catalogue.load_spec("transformer_nope")
+    module = catalogue.load(catalogue.implementations()["transformer_nope/torch_sdpa"].path)
+
+    def outcome(guilty: bool):
+        def prepare(case):
+            model, sizes = module.prepare(case), []
+
+            def first_is_kept(module, given, said):
+                sizes.append(of(given[0]))
+                return 1.01 * said if guilty and sizes[0] != sizes[-1] else said
+
+            model.register_forward_hook(first_is_kept)
+            return model
+
+        return judge.values(Implementation(it, prepare, {}, False), it.case("one_head"), "normal").outcome
+
+    assert outcome(guilty=False) == "ok"
+    assert outcome(guilty=True) == "wrong"
+
+
 def _one_behind(step, mixer):
     def run(x, state):
         return step(mixer, x, None if state is None else (state[0] + 1, state[1]))
