@@ -86,7 +86,8 @@ def _each_way(
     """The ways of asking, each with the inputs as given and the answer, or the error of one that refuses strided inputs.
 
     Plainly, after another case, and in memory that held another question just before (nothing may be remembered by address
-    or shape); with strided inputs, new memory poisoned, and gradients of some inputs only; and without gradients.
+    or shape); with strided inputs, new memory poisoned, and gradients of some inputs only; without gradients; and a model in
+    training, as it learns.
     """
     x = _placed(others, case)
     if contestant.spec.of_modules:
@@ -113,6 +114,14 @@ def _each_way(
         with torch.no_grad():
             answer = contestant.outputs(x, case)
         yield "without gradients", x, answer
+    if wrt and contestant.spec.of_modules:
+        with contestant.training():
+            dice = _dice(case.device)
+            answer = _asked(contestant, x, case, wrt)
+            drawn_again = not torch.equal(dice, _dice(case.device))
+        # Who throws dice in training, for dropout, is no function of the inputs there.
+        if not drawn_again:
+            yield "while training", x, answer
 
 
 def _ask_another_case(contestant: "Implementation", case: Case, family: str, seed: int) -> None:
@@ -136,6 +145,11 @@ def _ask_at_another_length(contestant: "Implementation", x: Bunch, case: Case, f
     ids = x.ids[:rows].repeat(1, 2) if longer else x.ids[:rows, :half]
     with suppress(Exception), torch.no_grad():
         contestant.model(x, case)(ids)
+
+
+def _dice(device: str) -> Tensor:
+    """Where the random numbers of a device stand."""
+    return torch.get_rng_state() if device == "cpu" else torch.cuda.get_rng_state()
 
 
 def _asked(contestant: "Implementation", x: Bunch, case: Case, wrt: list[str]) -> Bunch:

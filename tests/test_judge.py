@@ -245,6 +245,31 @@ def test_what_a_model_keeps_of_its_first_text_is_wrong(of):
     assert outcome(guilty=True) == "wrong"
 
 
+@pytest.mark.parametrize(
+    ("in_training", "outcome"),
+    [
+        (lambda said: said, "ok"),
+        (lambda said: torch.nn.functional.dropout(said, 0.1), "ok"),
+        (lambda said: (said + said.detach()) / 2, "wrong"),
+        (lambda said: 1.01 * said, "wrong"),
+    ],
+    ids=["as it is measured", "with dropout", "half of the gradient", "other logits"],
+)
+def test_a_model_is_judged_as_it_learns(in_training, outcome: str):
+    """What it learns by is asked in training mode alone, where dropout cannot be judged."""
+    it = catalogue.load_spec("transformer_nope")
+    module = catalogue.load(catalogue.implementations()["transformer_nope/torch_sdpa"].path)
+
+    def prepare(case):
+        model = module.prepare(case)
+        model.register_forward_hook(lambda module, given, said: in_training(said) if module.training else said)
+        return model
+
+    answer = judge.values(Implementation(it, prepare, {}, True), it.case("one_token"), "normal")
+    assert answer.outcome == outcome
+    assert ("only while training" in answer.note) is (outcome == "wrong")
+
+
 def _one_behind(step, mixer):
     def run(x, state):
         return step(mixer, x, None if state is None else (state[0] + 1, state[1]))
