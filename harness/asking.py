@@ -3,6 +3,7 @@
 Nothing is judged here but the manners: it may not write into its inputs, return them, use memory twice or replace a clock.
 """
 
+import copy
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -27,6 +28,7 @@ INSTRUMENTS = [(time, name) for name in ("time", "perf_counter", "perf_counter_n
 ]
 INSTRUMENTS += [(clock, name) for name in ("now", "seconds", "seconds_and_result", "warm")] + [(memory, "peak")]
 CPU = torch.device("cpu")
+BY_A_COPY = "every other step is made by a copy of the model: all that one step hands on must be in its state"
 # What holds for all of torch in a process, by the words for it: how it is read, and set.
 SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "a number of threads of": (torch.get_num_threads, torch.set_num_threads),
@@ -60,8 +62,8 @@ def ways(contestant: "Implementation", case: Case, family: str, seed: int, form:
         got[way] = kept(answer)
         held.append((answer, got[way]))
         _check_manners(drawn, x, answer)
-    for answer, copy in held:
-        if changed_later := [name for name in copy if not _same(answer[name].detach().cpu(), copy[name])]:
+    for answer, before in held:
+        if changed_later := [name for name in before if not _same(answer[name].detach().cpu(), before[name])]:
             raise ContractError(f"its answer {changed_later[0]} changes when it is called again: it uses the memory twice")
     # One family is enough: races do not depend on values.
     if contestant.deterministic and family == "normal":
@@ -211,16 +213,29 @@ def _step_by_step(contestant: "Implementation", x: Bunch, case: Case) -> Bunch:
 def stepped_in_turn(model: Any, ids: Tensor, others: Tensor) -> Tensor:
     """What a model says step by step of ids[b n], [b n v], while it reads others[b n] in turn, each with a state of its own.
 
-    So what goes from step to step past the state is of the wrong text. Unsupported where it has no step form.
+    So what goes from step to step past the state is of the wrong text. Every other step is made by a copy of the model, with the
+    same weights, which does not have what the model keeps beside the state. Unsupported where it has no step form.
     """
     check_stepwise(model)
     logits: list[Tensor] = []
-    state = of_others = None
+    state = of_others = turned = None
     for tokens, other in zip(ids.unbind(1), others.unbind(1), strict=True):
-        said, state = model.step(tokens, state)
+        try:
+            said, state = model.step(tokens, state)
+        except (LookupError, AttributeError) as error:
+            error.add_note(BY_A_COPY)
+            raise
         logits.append(said)
         _, of_others = model.step(other, of_others)
+        model, turned = turned or _copied(model), model
     return torch.stack(logits, 1)
+
+
+def _copied(model: Any) -> Any:
+    """A copy of a model, buffers and all, that has the same weights; itself where it cannot be copied."""
+    with suppress(Exception):
+        return copy.deepcopy(model, {id(weight): weight for weight in model.parameters()})
+    return model
 
 
 def check_stepwise(model: Any) -> None:
