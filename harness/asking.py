@@ -61,7 +61,7 @@ def ways(contestant: "Implementation", case: Case, family: str, seed: int, form:
             continue
         got[way] = kept(answer)
         held.append((answer, got[way]))
-        _check_manners(drawn, x, answer)
+        _check_manners(drawn, {**x, **_weights(contestant, case)}, answer)
     for answer, before in held:
         if changed_later := [name for name in before if not _same(answer[name].detach().cpu(), before[name])]:
             raise ContractError(f"its answer {changed_later[0]} changes when it is called again: it uses the memory twice")
@@ -158,7 +158,15 @@ def _asked(contestant: "Implementation", x: Bunch, case: Case, wrt: list[str]) -
     return contestant.outputs_and_gradients(x, case, wrt) if wrt else contestant.outputs(x, case)
 
 
-def _check_manners(drawn: Bunch, x: Bunch, answer: Bunch) -> None:
+def _weights(contestant: "Implementation", case: Case) -> dict[str, Tensor]:
+    """What a model learns, as it stands in the model now: given as inputs are."""
+    if not contestant.spec.parameters:
+        return {}
+    learned = contestant.spec.differentiable(case)
+    return {name: weight for name, weight in contestant.prepare(case).named_parameters() if name in learned}
+
+
+def _check_manners(drawn: Bunch, x: Mapping[str, Tensor], answer: Bunch) -> None:
     if written := [name for name in drawn if not _same(drawn[name], x[name].detach().cpu())]:
         raise ContractError(f"it writes into its input {written[0]}")
     given = {tensor.untyped_storage().data_ptr(): name for name, tensor in x.items() if tensor.numel()}

@@ -270,6 +270,19 @@ def test_a_model_is_judged_as_it_learns(in_training, outcome: str):
     assert ("only while training" in answer.note) is (outcome == "wrong")
 
 
+def test_a_model_that_writes_into_its_weights_is_told():
+    it = catalogue.load_spec("transformer_nope")
+    module = catalogue.load(catalogue.implementations()["transformer_nope/torch_sdpa"].path)
+
+    def prepare(case):
+        model = module.prepare(case)
+        model.register_forward_hook(lambda module, given, said: said + 0 * len(module.head.weight.data.mul_(0.9)))
+        return model
+
+    with pytest.raises(ContractError, match=r"it writes into its input head.weight"):
+        judge.values(Implementation(it, prepare, {}, True), it.case("one_token"), "normal")
+
+
 def _one_behind(step, mixer):
     def run(x, state):
         return step(mixer, x, None if state is None else (state[0] + 1, state[1]))
