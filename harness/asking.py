@@ -3,6 +3,7 @@
 Nothing is judged here but the manners: it may not write into its inputs, return them, use memory twice or replace a clock.
 """
 
+import copy
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -27,6 +28,7 @@ INSTRUMENTS = [(time, name) for name in ("time", "perf_counter", "perf_counter_n
 ]
 INSTRUMENTS += [(clock, name) for name in ("now", "seconds", "seconds_and_result", "warm")] + [(memory, "peak")]
 CPU = torch.device("cpu")
+BY_A_COPY = "every other step is made by a copy of the model: all that one step hands on must be in its state"
 # What holds for all of torch in a process, by the words for it: how it is read, and set.
 SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "a number of threads of": (torch.get_num_threads, torch.set_num_threads),
@@ -59,9 +61,9 @@ def ways(contestant: "Implementation", case: Case, family: str, seed: int, form:
             continue
         got[way] = kept(answer)
         held.append((answer, got[way]))
-        _check_manners(drawn, x, answer)
-    for answer, copy in held:
-        if changed_later := [name for name in copy if not _same(answer[name].detach().cpu(), copy[name])]:
+        _check_manners(drawn, {**x, **_weights(contestant, case)}, answer)
+    for answer, before in held:
+        if changed_later := [name for name in before if not _same(answer[name].detach().cpu(), before[name])]:
             raise ContractError(f"its answer {changed_later[0]} changes when it is called again: it uses the memory twice")
     # One family is enough: races do not depend on values.
     if contestant.deterministic and family == "normal":
@@ -86,10 +88,14 @@ def _each_way(
     """The ways of asking, each with the inputs as given and the answer, or the error of one that refuses strided inputs.
 
     Plainly, after another case, and in memory that held another question just before (nothing may be remembered by address
-    or shape); with strided inputs, new memory poisoned, and gradients of some inputs only; and without gradients.
+    or shape); with strided inputs, new memory poisoned, and gradients of some inputs only; without gradients; and a model in
+    training, as it learns.
     """
-    _ask_another_case(contestant, case, family, seed)
     x = _placed(others, case)
+    if contestant.spec.of_modules:
+        _ask_at_another_length(contestant, x, case, family)
+    else:
+        _ask_another_case(contestant, case, family, seed)
     _asked(contestant, x, case, wrt)
     for name, tensor in drawn.items():
         x[name].detach().copy_(tensor)
@@ -110,14 +116,20 @@ def _each_way(
         with torch.no_grad():
             answer = contestant.outputs(x, case)
         yield "without gradients", x, answer
+    if wrt and contestant.spec.of_modules:
+        with contestant.training():
+            dice = _dice(case.device)
+            answer = _asked(contestant, x, case, wrt)
+            drawn_again = not torch.equal(dice, _dice(case.device))
+        # Who throws dice in training, for dropout, is no function of the inputs there.
+        if not drawn_again:
+            yield "while training", x, answer
 
 
 def _ask_another_case(contestant: "Implementation", case: Case, family: str, seed: int) -> None:
     """Ask a case of the same sizes but with other options, where there is one, in another dtype, where it takes one: masks and
     tables that are remembered by their sizes alone are then of the wrong kind. What comes of it has cells of its own."""
     spec = contestant.spec
-    if spec.of_modules:
-        return
     dtype = next((DTYPES[name] for name in reversed(contestant.dtypes) if DTYPES[name] != case.dtype), case.dtype)
     cases = [spec.case(name, dtype, case.device) for name in spec.cases]
     alike = [other for other in cases if all(other.values[axis] == case.values[axis] for axis in spec.contract.axes)]
@@ -127,11 +139,34 @@ def _ask_another_case(contestant: "Implementation", case: Case, family: str, see
         contestant.outputs(_placed(spec.inputs(other, "normal", seed), other), other)
 
 
+def _ask_at_another_length(contestant: "Implementation", x: Bunch, case: Case, family: str) -> None:
+    """Ask a model of fewer rows, half as long or twice: it is one module at every length, and what it keeps of the first length,
+    of the longest, or of so many rows, is then wrong. What comes of it has cells of its own."""
+    rows, half = (-(-size // 2) for size in x.ids.shape)
+    longer = zlib.crc32(f"{case.name} {family}".encode()) % 2
+    ids = x.ids[:rows].repeat(1, 2) if longer else x.ids[:rows, :half]
+    with suppress(Exception), torch.no_grad():
+        contestant.model(x, case)(ids)
+
+
+def _dice(device: str) -> Tensor:
+    """Where the random numbers of a device stand."""
+    return torch.get_rng_state() if device == "cpu" else torch.cuda.get_rng_state()
+
+
 def _asked(contestant: "Implementation", x: Bunch, case: Case, wrt: list[str]) -> Bunch:
     return contestant.outputs_and_gradients(x, case, wrt) if wrt else contestant.outputs(x, case)
 
 
-def _check_manners(drawn: Bunch, x: Bunch, answer: Bunch) -> None:
+def _weights(contestant: "Implementation", case: Case) -> dict[str, Tensor]:
+    """What a model learns, as it stands in the model now: given as inputs are."""
+    if not contestant.spec.parameters:
+        return {}
+    learned = contestant.spec.differentiable(case)
+    return {name: weight for name, weight in contestant.prepare(case).named_parameters() if name in learned}
+
+
+def _check_manners(drawn: Bunch, x: Mapping[str, Tensor], answer: Bunch) -> None:
     if written := [name for name in drawn if not _same(drawn[name], x[name].detach().cpu())]:
         raise ContractError(f"it writes into its input {written[0]}")
     given = {tensor.untyped_storage().data_ptr(): name for name, tensor in x.items() if tensor.numel()}
@@ -186,16 +221,29 @@ def _step_by_step(contestant: "Implementation", x: Bunch, case: Case) -> Bunch:
 def stepped_in_turn(model: Any, ids: Tensor, others: Tensor) -> Tensor:
     """What a model says step by step of ids[b n], [b n v], while it reads others[b n] in turn, each with a state of its own.
 
-    So what goes from step to step past the state is of the wrong text. Unsupported where it has no step form.
+    So what goes from step to step past the state is of the wrong text. Every other step is made by a copy of the model, with the
+    same weights, which does not have what the model keeps beside the state. Unsupported where it has no step form.
     """
     check_stepwise(model)
     logits: list[Tensor] = []
-    state = of_others = None
+    state = of_others = turned = None
     for tokens, other in zip(ids.unbind(1), others.unbind(1), strict=True):
-        said, state = model.step(tokens, state)
+        try:
+            said, state = model.step(tokens, state)
+        except (LookupError, AttributeError) as error:
+            error.add_note(BY_A_COPY)
+            raise
         logits.append(said)
         _, of_others = model.step(other, of_others)
+        model, turned = turned or _copied(model), model
     return torch.stack(logits, 1)
+
+
+def _copied(model: Any) -> Any:
+    """A copy of a model, buffers and all, that has the same weights; itself where it cannot be copied."""
+    with suppress(Exception):
+        return copy.deepcopy(model, {id(weight): weight for weight in model.parameters()})
+    return model
 
 
 def check_stepwise(model: Any) -> None:

@@ -5,7 +5,8 @@ It is loaded in a worker only. What it returns is looked at before its values ar
 
 import importlib.util
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -38,6 +39,7 @@ class Implementation:
         self._prepare = prepare
         self._variant = variant
         self._prepared: dict[Case, Any] = {}
+        self._in_training = False
 
     @classmethod
     def of(cls, cell: Cell) -> "Implementation":
@@ -64,6 +66,15 @@ class Implementation:
     def costed(self, kind: str, question: cost.Question, dice: int = 0) -> tuple[dict[str, Any], Bunch]:
         """What a question costs it, see `cost.costed`."""
         return cost.costed(self, kind, question, dice)
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """Modules are asked as they learn, not as they are measured."""
+        self._in_training = True
+        try:
+            yield
+        finally:
+            self._in_training = False
 
     def prepare(self, case: Case) -> Any:
         """What the implementation made for this case: a function of the inputs, or an nn.Module."""
@@ -105,8 +116,9 @@ class Implementation:
         if any(map(is_lazy, module.parameters())):
             raise ContractError("its parameters must be there when prepare returns: give lazy layers their sizes")
         for part in module.modules():
-            # As it is measured. cuDNN gives gradients of recurrent layers while training alone; without dropout these are alike.
-            part.training = isinstance(part, nn.RNNBase) and not part.dropout
+            # As it is measured, unless it is asked as it learns. cuDNN gives gradients of recurrent layers while training alone;
+            # without dropout these are alike.
+            part.training = self._in_training or (isinstance(part, nn.RNNBase) and not part.dropout)
         return module
 
     def outputs(self, x: Mapping[str, Tensor], case: Case) -> Bunch:

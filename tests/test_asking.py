@@ -66,6 +66,26 @@ class Leaky(torch.nn.Module):
 def test_what_goes_from_step_to_step_past_the_state_is_of_the_wrong_text():
     ids = torch.zeros(1, 3, dtype=torch.long)
     assert asking.stepped_in_turn(Leaky(honest=True), ids, ids).flatten().tolist() == [1, 2, 3]
-    assert asking.stepped_in_turn(Leaky(honest=False), ids, ids).flatten().tolist() == [1, 3, 5]
+    assert asking.stepped_in_turn(Leaky(honest=False), ids, ids).flatten().tolist() == [1, 3, 3]
     with pytest.raises(Unsupported, match="has no step form"):
         asking.stepped_in_turn(torch.nn.Linear(1, 1), ids, ids)
+
+
+class Handing(torch.nn.Module):
+    """Counts tokens in a state of which it hands on the number alone, or all of it."""
+
+    def __init__(self, honest: bool):
+        super().__init__()
+        self.honest, self.kept = honest, [0]
+
+    def step(self, tokens: torch.Tensor, state: int | None) -> tuple[torch.Tensor, int]:
+        self.kept.append((state or 0 if self.honest else self.kept[state or 0]) + 1)
+        return torch.full((len(tokens), 1), float(self.kept[-1])), self.kept[-1] if self.honest else len(self.kept) - 1
+
+
+def test_a_state_that_only_numbers_what_the_model_keeps_is_no_state():
+    ids = torch.zeros(1, 5, dtype=torch.long)
+    assert asking.stepped_in_turn(Handing(honest=True), ids, ids).flatten().tolist() == [1, 2, 3, 4, 5]
+    with pytest.raises(IndexError) as told:
+        asking.stepped_in_turn(Handing(honest=False), ids, ids)
+    assert told.value.__notes__ == [asking.BY_A_COPY]

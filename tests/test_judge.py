@@ -223,6 +223,66 @@ def test_steps_with_weights_of_before_are_wrong():
     assert remembering(refresh=False).outcome == "wrong"
 
 
+@pytest.mark.parametrize("of", [lambda x: x.shape[1], len], ids=["the first length", "the first number of rows"])
+def test_what_a_model_keeps_of_its_first_text_is_wrong(of):
+    it = catalogue.load_spec("transformer_nope")
+    module = catalogue.load(catalogue.implementations()["transformer_nope/torch_sdpa"].path)
+
+    def outcome(guilty: bool):
+        def prepare(case):
+            model, sizes = module.prepare(case), []
+
+            def first_is_kept(module, given, said):
+                sizes.append(of(given[0]))
+                return 1.01 * said if guilty and sizes[0] != sizes[-1] else said
+
+            model.register_forward_hook(first_is_kept)
+            return model
+
+        return judge.values(Implementation(it, prepare, {}, False), it.case("one_head"), "normal").outcome
+
+    assert outcome(guilty=False) == "ok"
+    assert outcome(guilty=True) == "wrong"
+
+
+@pytest.mark.parametrize(
+    ("in_training", "outcome"),
+    [
+        (lambda said: said, "ok"),
+        (lambda said: torch.nn.functional.dropout(said, 0.1), "ok"),
+        (lambda said: (said + said.detach()) / 2, "wrong"),
+        (lambda said: 1.01 * said, "wrong"),
+    ],
+    ids=["as it is measured", "with dropout", "half of the gradient", "other logits"],
+)
+def test_a_model_is_judged_as_it_learns(in_training, outcome: str):
+    """What it learns by is asked in training mode alone, where dropout cannot be judged."""
+    it = catalogue.load_spec("transformer_nope")
+    module = catalogue.load(catalogue.implementations()["transformer_nope/torch_sdpa"].path)
+
+    def prepare(case):
+        model = module.prepare(case)
+        model.register_forward_hook(lambda module, given, said: in_training(said) if module.training else said)
+        return model
+
+    answer = judge.values(Implementation(it, prepare, {}, True), it.case("one_token"), "normal")
+    assert answer.outcome == outcome
+    assert ("only while training" in answer.note) is (outcome == "wrong")
+
+
+def test_a_model_that_writes_into_its_weights_is_told():
+    it = catalogue.load_spec("transformer_nope")
+    module = catalogue.load(catalogue.implementations()["transformer_nope/torch_sdpa"].path)
+
+    def prepare(case):
+        model = module.prepare(case)
+        model.register_forward_hook(lambda module, given, said: said + 0 * len(module.head.weight.data.mul_(0.9)))
+        return model
+
+    with pytest.raises(ContractError, match=r"it writes into its input head.weight"):
+        judge.values(Implementation(it, prepare, {}, True), it.case("one_token"), "normal")
+
+
 def _one_behind(step, mixer):
     def run(x, state):
         return step(mixer, x, None if state is None else (state[0] + 1, state[1]))

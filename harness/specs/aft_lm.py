@@ -12,7 +12,7 @@ Where papers and libraries disagree, this side is taken:
 import torch
 from torch import Tensor
 
-from harness.spec import spec
+from harness.spec import Bunch, Case, spec
 from harness.specs._decoder import CASES, CONTRACT, PARAMETERS, SIZES, decoder, give_laws
 from harness.specs._mixer import own
 from harness.specs._transformer import NO_POSITIONS
@@ -58,6 +58,13 @@ EQUIVALENT = NO_POSITIONS | {
 give_laws(aft_lm)
 
 
+@aft_lm.family
+def large(x: Bunch, case: Case, rng: torch.Generator):
+    """Keys beyond what an exponential can hold, all of them."""
+    louder = {name: x[name] + 1 for name in x if name.endswith(".norm1.bias")}
+    return louder | {name: x[name] + 200 / case.d for name in x if name.endswith("mixer.k.weight")}
+
+
 def _mistaken(name: str, **parts) -> None:
     aft_lm.mistake(name)(lambda ids, parameters, *, h: _with(ids, parameters, **parts))
 
@@ -94,6 +101,7 @@ _mistaken("the bias counts distances from one", biases=lambda row, n: by_distanc
 _mistaken("the kernel is turned around", biases=lambda row, n: by_distance(row.flip(1), n))
 _mistaken("all groups have the bias of the first", biases=lambda row, n: by_distance(row[:1].expand_as(row), n))
 _mistaken("the bias is added after the exponential", run=_after_the_exponential)
+_mistaken("keys are exponentiated as they are", run=lambda q, k, v, bias: causal(q, k.float().exp().log().double(), v, bias))
 _mistaken("the query gates nothing", run=_without_gate)
 _mistaken("keys are scaled by d^-1/2", run=_attention)
 _mistaken("the bias learns nothing", biases=lambda row, n: by_distance(row.detach(), n))

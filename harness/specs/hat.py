@@ -39,7 +39,7 @@ CASES: dict[str, dict[str, Any]] = {
     "many_segments": {"n": 33, "t": 36, "g": 9, "b": 1},
     "segments_of_one": {"n": 5, "t": 7, "g": 7},
     "three_and_one": {"n": 29, "t": 32, "layout": "SSD", "l": 5},  # the paper's I3; the layout begins anew
-    "late": {"n": 19, "t": 24, "layout": "SSSDD", "l": 5, "b": 1},
+    "late": {"n": 19, "t": 27, "layout": "SSSDD", "l": 5, "b": 1},
     "two_across": {"n": 19, "t": 24, "layout": "SDDS", "l": 4, "b": 2},
     "never_across": {"n": 19, "t": 24, "layout": "S"},
     "across_first": {"n": 19, "t": 24, "layout": "DS", "l": 3},
@@ -206,3 +206,9 @@ _mistaken("the layout begins at its end", layout=lambda letters: letters[::-1])
 _mistaken("the layout does not begin anew", layout=lambda letters: letters + 99 * letters[-1])
 _mistaken("the first segment is the short one", cut=short_first)
 _mistaken("a segment counts its CLS as a token", cut=lambda ids, size: ids.split(max(1, size - 1), 1))
+
+
+@hat.mistake("a segment is as long as it must be for t to fit into the table")
+def _(ids, parameters, *, h, t, layout):
+    size = -(-t // len(parameters["segments.weight"]))
+    return _with(ids.split(size, 1), parameters, layout, full_rotary(h), across_segments(unplaced(h)))

@@ -42,7 +42,7 @@ CASES: dict[str, dict[str, Any]] = {
     "one_segment": {"n": 8, "t": 32},
     "one_token_more": {"n": 9, "t": 32},
     "segments_of_one": {"n": 5, "t": 4},
-    "many_segments": {"n": 41, "t": 21, "b": 1, "l": 1},
+    "many_segments": {"n": 41, "t": 23, "b": 1, "l": 1},
     "evenly": {"n": 22, "t": 32, "sticky": False, "l": 1},
     "long_memory": {"n": 22, "t": 32, "tau": 0.8, "l": 1, "b": 1},
     "two_gaussians": {"n": 13, "t": 16, "c": 2, "l": 1},
@@ -300,3 +300,8 @@ _mistaken("no gradient passes the memory", remember=_without_gradients)
 _mistaken("the first states stand one place early", remember=_from_zero)
 _mistaken("memories are not sticky", points=evenly)
 _mistaken("the memory is squeezed a tenth too much", squeezed=lambda tau: 0.9 * tau)
+
+
+@infinity_former.mistake("a segment is a quarter of t, rounded")
+def _(ids, parameters, *, h, t, tau, sticky):
+    return _with(ids, parameters, h, round(t / 4), tau, quantiles if sticky else evenly)

@@ -40,6 +40,7 @@ CASES = {
     "no_reach": {"n": 11, "t": 16, "reach": 0},  # gradients that pass hand-overs
     "reach_of_one": {"n": 13, "t": 16, "reach": 1, "l": 1},
     "further_than_the_input": {"n": 11, "t": 16, "reach": 2, "b": 1},
+    "reach_of_two": {"n": 17, "t": 19, "reach": 2, "b": 1, "l": 1},  # two segments are read again; t is no multiple of 4
 }
 
 
@@ -183,3 +184,8 @@ _mistaken("a segment counts the memory as its tokens", segments=lambda ids, size
 _mistaken("the gradient stops at each hand-over", reached=lambda reach: 0)
 _mistaken("the gradient passes every hand-over", reached=lambda reach: None)
 _mistaken("the gradient passes one hand-over too many", reached=lambda reach: None if reach is None else reach + 1)
+
+
+@rmt.mistake("a segment is a quarter of t, rounded")
+def _(ids, parameters, *, h, t, reach):
+    return _with(ids.split(round(t / 4), 1), parameters, reach, causal_rotary(h))

@@ -34,7 +34,7 @@ CASES = {
     "one_token_more": {"n": 9, "t": 32},
     "full_segments": {"n": 24, "t": 32},
     "segments_of_one": {"n": 5, "t": 4},
-    "many_segments": {"n": 33, "t": 21, "b": 1, "l": 1},
+    "many_segments": {"n": 33, "t": 23, "b": 1, "l": 1},
     "one_memory": {"n": 19, "t": 32, "m": 1},
     "more_memory_than_tokens": {"n": 11, "t": 16, "m": 7},
     "three_layers": {"n": 11, "t": 32, "l": 3, "b": 1},
@@ -150,3 +150,8 @@ _mistaken("the answer is the mean over segments", answer=lambda said: torch.stac
 _mistaken("the last segment is the short one", cut=lambda ids, size: ids.split(size, 1))
 _mistaken("segments are one token too long", cut=lambda ids, size: short_first(ids, size + 1))
 _mistaken("a segment counts memory, CLS and SEP as its tokens", cut=lambda ids, size: short_first(ids, max(1, size - 8)))
+
+
+@rmt_encoder.mistake("a segment is a quarter of t, rounded")
+def _(ids, parameters, *, h, t):
+    return _with(short_first(ids, round(t / 4)), parameters, full_rotary(h))

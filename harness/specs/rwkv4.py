@@ -106,6 +106,20 @@ def normal(x: Bunch, case: Case, rng: torch.Generator):
     return shares | {name: tensor + speeds(case.d) for name, tensor in x.items() if name.endswith(".decay")}
 
 
+@rwkv4.family
+def large(x: Bunch, case: Case, rng: torch.Generator):
+    """Keys beyond what an exponential can hold, all of them, the first too, which has no token before it to be mixed with."""
+    changed = {name: x[name] + 1 for name in x if name.endswith(".norm1.bias")}
+    changed |= {name: 1 + 0 * x[name] for name in x if name.endswith("mixer.mix_k")}
+    return changed | {name: x[name] + 200 / case.d for name in x if name.endswith("mixer.k.weight")}
+
+
+def _without_maximum(k, v, decay, bonus, mean, weight):
+    heard = torch.exp(k.float())  # what it overflows in
+    out, *state = wkv(heard.log().double(), v, decay, bonus, mean, weight)
+    return out, *state
+
+
 def _mistaken(name: str, **parts) -> None:
     rwkv4.mistake(name)(lambda ids, parameters: _with(ids, parameters, **parts))
 
@@ -138,6 +152,7 @@ _mistaken("the current token has no bonus", mean=_no_bonus)
 _mistaken("the decay is not put through the exponential", mean=_decay_is_w)
 _mistaken("the past begins with a zero that weighs one", mean=_past_of_zeros)
 _mistaken("the decay learns nothing", mean=lambda k, v, decay, *rest: wkv(k, v, decay.detach(), *rest))
+_mistaken("keys are exponentiated as they are", mean=_without_maximum)
 _mistaken("nothing is shifted", shift=lambda x: x)
 _mistaken("channel mixing is not shifted", feed_shift=lambda x: x)
 _mistaken("the first token is mixed with the last", shift=lambda x: x.roll(1, 1))

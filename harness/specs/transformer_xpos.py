@@ -17,7 +17,7 @@ from harness.specs._transformer import NO_POSITIONS, transformer
 from harness.specs.rotary import angles, rotary, rotate
 from harness.specs.xpos import scales, shrinking
 
-WITH_BASES = {**CASES, "paper": {"t": 1024}, "short_base": {"t": 6}}
+WITH_BASES = {**CASES, "paper": {"t": 1024}, "short_base": {"t": 7}}
 
 
 @spec(CONTRACT, parameters=PARAMETERS, cases=WITH_BASES, **SIZES)
@@ -91,3 +91,8 @@ def _(ids, parameters, *, h, t):
 @transformer_xpos.mistake("values are turned too")
 def _(ids, parameters, *, h, t):
     return _with(ids, parameters, h, t / 2, turn_value=rotary)
+
+
+@transformer_xpos.mistake("half of an odd t is rounded down")
+def _(ids, parameters, *, h, t):
+    return _with(ids, parameters, h, t // 2)
