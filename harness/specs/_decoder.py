@@ -95,10 +95,11 @@ EQUIVALENT = {
 
 
 def give_laws(spec: Spec) -> None:
-    """Give a language model spec the laws and the input family that all have."""
+    """Give a language model spec the laws and the input families that all have."""
     spec.law(when=lambda case: case.n > 1)(the_future_is_invisible)
     spec.law(a_batch_is_its_rows)
     spec.family(sharp)
+    spec.family(large)
 
 
 def give_work(spec: Spec, reach: Callable[[Case], int] = lambda case: case.n, jumps: bool = False) -> None:
@@ -127,3 +128,9 @@ def sharp(x: Bunch, case: Case, rng: torch.Generator) -> dict[str, Tensor]:
     """Queries and keys three times as long: attention settles on few tokens; and tokens so faint that eps shows."""
     long = {name: 3 * tensor for name, tensor in x.items() if name.endswith(("mixer.q.weight", "mixer.k.weight"))}
     return long | {name: x[name] / 50 for name in FAINT if name in x}
+
+
+def large(x: Bunch, case: Case, rng: torch.Generator) -> dict[str, Tensor]:
+    """Scores beyond what an exponential can hold: only less their maximum are they finite."""
+    more = {name: x[name] + 1 for name in x if name.endswith("norm1.bias")}
+    return more | {name: x[name] + 7 / case.d for name in x if name.endswith(("mixer.q.weight", "mixer.k.weight"))}

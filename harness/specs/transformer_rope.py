@@ -34,13 +34,13 @@ give_laws(transformer_rope)
 give_work(transformer_rope)
 
 
-def _wrong(ids, parameters, h, turn=rotary, turn_value=None, visibility="causal"):
+def _wrong(ids, parameters, h, turn=rotary, turn_value=None, attend=attention, visibility="causal"):
     position = torch.arange(ids.shape[1])
 
     def mix(x, project):
         q, k, v = (split(project(x, name), h) for name in "qkv")
         v = v if turn_value is None else turn_value(v, position)
-        return project(join(attention(turn(q, position), turn(k, position), v, visibility=visibility)), "o")
+        return project(join(attend(turn(q, position), turn(k, position), v, visibility=visibility)), "o")
 
     return decoder(ids, parameters, mix)
 
@@ -77,3 +77,12 @@ def _(ids, parameters, *, h):
 def _(ids, parameters, *, h):
     halves = rotary.mistakes["halves are paired instead of neighbours"].function
     return _wrong(ids, parameters, h, turn=lambda x, position: halves(x, position, base=10000.0))
+
+
+@transformer_rope.mistake("scores are exponentiated as they are")
+def _(ids, parameters, *, h):
+    def without_maximum(q, k, v, visibility):
+        heard = (q @ k.mT * q.shape[-1] ** -0.5).float().exp().tril()  # float32 is what it overflows in
+        return (heard / heard.sum(-1, keepdim=True)).double() @ v
+
+    return _wrong(ids, parameters, h, attend=without_maximum)
