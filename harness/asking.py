@@ -107,6 +107,8 @@ def _each_way(
     try:
         with _poisoned_memory():
             answer: Any = _asked(contestant, strided, case, some)
+    except ContractError:
+        raise  # a wrong shape or dtype is no refusal
     except (RuntimeError, ValueError, AssertionError, TypeError, Unsupported) as error:
         if isinstance(error, torch.OutOfMemoryError) or "memory" in str(error):
             raise

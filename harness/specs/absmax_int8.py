@@ -9,8 +9,9 @@ and the product is scaled back. Where papers and libraries disagree, this side i
 - Gradients are those of the function as it stands, which between ties comes from the scales alone. Nobody trains with them, and
   code that passes gradients straight through computes another component: an implementation claims no gradients.
 
-Rounding jumps at a tie, where honest float32 may fall on either side: so inputs keep a twentieth of a code away from ties (what
-lies nearer is moved to the code below), but in the family `ties`, where scales are powers of two and no arithmetic is inexact.
+Rounding jumps at a tie, where honest float32 may fall on either side: so inputs keep a thousandth of a code away from ties, in 16
+bits a twentieth (what lies nearer is moved to the code below), but in the family `ties`, where scales are powers of two and no
+arithmetic is inexact.
 """
 
 import torch
@@ -28,10 +29,10 @@ from harness.spec import Bunch, Case, spec
         "plain": {},
         "one_token": {"n": 1},
         "one_wide": {"d": 1},  # every code is 127 or -127
-        "many_rows": {"n": 150, "d": 16, "e": 70},  # what is done for the first tiles alone
+        "many_rows": {"n": 270, "d": 16, "e": 140},  # what is done for the first tiles alone
         "ragged": {"d": 37, "e": 11},  # no multiple of a vector or a tile
-        "wide": {"d": 700, "n": 3},  # sums far beyond 16 bits
-        "square": {"n": 16, "d": 16, "e": 16},  # scales of the wrong axis have the right shape
+        "wide": {"d": 1100, "n": 3},  # sums far beyond 16 bits, more than a tile of 1024
+        "square": {"n": 64, "d": 64, "e": 64},  # scales of the wrong axis have the right shape; a path for whole tiles alone
     },
 )
 def absmax_int8(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -59,8 +60,8 @@ def clear_of_ties(x: Tensor, dtype: torch.dtype) -> Tensor:
     """The rows of `x` in the tested dtype, with what lies near a tie moved to the code below."""
     x = x.to(dtype).double()
     _, scale = quantize(x)
-    below = (x / scale).floor()
-    return torch.where((x / scale - below - 0.5).abs() < 0.05, below * scale, x)
+    below, near = (x / scale).floor(), 0.05 if torch.finfo(dtype).bits == 16 else 0.001
+    return torch.where((x / scale - below - 0.5).abs() < near, below * scale, x)
 
 
 def _cleared(case: Case, x: Tensor, w: Tensor) -> dict[str, Tensor]:
@@ -104,8 +105,8 @@ def faint(x: Bunch, case: Case, rng: torch.Generator):
 
 
 def faintness(case: Case, rows: int) -> Tensor:
-    """Factors [rows 1] from 1e-6 to 1e-15; float16 has no such numbers: there, those that leave a code of 1 a normal number."""
-    return (2.0 ** -(20 + 15 * (torch.arange(rows) % 3)))[:, None].double().clamp(min=128 * torch.finfo(case.dtype).tiny)
+    """Factors [rows 1] from 1e-6 to 1e-15; float16 has no such numbers: there, 5e-4, whose inverse scale it cannot hold."""
+    return (2.0 ** -(20 + 15 * (torch.arange(rows) % 3)))[:, None].double().clamp(min=8 * torch.finfo(case.dtype).tiny)
 
 
 @absmax_int8.family
@@ -182,7 +183,22 @@ _by("halves are rounded up", lambda x: _scaled(x, _top(x), lambda u: torch.floor
 _by("halves are rounded away from zero", lambda x: _scaled(x, _top(x), lambda u: u.sign() * torch.floor(u.abs() + 0.5)))
 _by("a row of zeros is divided by zero", lambda x: (torch.round(x / (_top(x) / 127)), _top(x) / 127))
 _by("a largest magnitude counts as 1e-5 at least", lambda x: _scaled(x, _top(x).clamp(min=1e-5)))
+_by("the inverse scale overflows float16, and is held at 65504", lambda x: _held(x))
+_by("features beyond the 1024th do not count for the scale", lambda x: _scaled(x, _top(x[:, :1024]), _in_int8))
+_by(
+    "rows beyond the 256th have the scale of that one",
+    lambda x: _scaled(x, _top(x)[torch.arange(len(x)).clamp(max=255)], _in_int8),
+)
 _by("the last features beyond a multiple of 16 do not count for the scale", lambda x: _scaled(x, _top(_whole(x))))
+
+
+def _held(x: Tensor) -> tuple[Tensor, Tensor]:
+    scale = quantize(x)[1]
+    return torch.round(x * (1 / scale).clamp(max=65504)), scale
+
+
+def _in_int8(u: Tensor) -> Tensor:
+    return torch.round(u).clamp(-127, 127)
 
 
 def _whole(x: Tensor) -> Tensor:
@@ -194,6 +210,19 @@ def _(x, w):
     x_code, x_scale = quantize(x)
     w_code, w_scale = quantize(w.mT)
     return x_scale * (x_code @ (w_code * w_scale)), x_code, w_code.mT
+
+
+@absmax_int8.mistake("output features beyond the 128th are zeros")
+def _(x, w):
+    out, x_code, w_code = absmax_int8(x, w)
+    return out * (torch.arange(len(w)) < 128), x_code, w_code
+
+
+@absmax_int8.mistake("w is taken for its transpose where it is square")
+def _(x, w):
+    (x_code, x_scale), (w_code, w_scale) = quantize(x), quantize(w)
+    turned = w_code if w.shape[0] == w.shape[1] else w_code.mT
+    return x_scale * (x_code @ turned) * w_scale.mT, x_code, w_code
 
 
 @absmax_int8.mistake("sums wrap around at 16 bits")

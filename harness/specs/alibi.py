@@ -29,7 +29,7 @@ from harness.spec import Bunch, Case, spec
             "h": 2,
             "far": 400,
         },  # what is done for the first tiles of queries, or of keys, alone
-        "many_heads": {"h": 40},
+        "many_heads": {"h": 112, "n": 19, "m": 29},  # as BLOOM: more than a tile of 32, or of 64
         "two_heads": {"h": 2},
         "one_head": {"h": 1},
         "twelve_heads": {"h": 12},  # not a power of two: the second list starts at the wrong end
@@ -158,3 +158,14 @@ def _(query, key, *, h):
 @alibi.mistake("keys further than 131072 are all as far")
 def _(query, key, *, h):
     return -slopes(h)[:, None, None] * (query[:, None] - key).abs().clamp(max=131072)
+
+
+@alibi.mistake("heads beyond the 64th follow the simple formula")
+def _(query, key, *, h):
+    simple = 2.0 ** (-8 * torch.arange(1, h + 1, dtype=torch.float64) / h)
+    return biases(query, key, torch.cat([slopes(h)[:64], simple[64:]]))
+
+
+@alibi.mistake("heads beyond the 32nd have the slopes of those before")
+def _(query, key, *, h):
+    return biases(query, key, slopes(h)[torch.arange(h) % 32])

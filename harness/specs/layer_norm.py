@@ -26,6 +26,7 @@ from harness.spec import Bunch, Case, spec
         "two_wide": {"d": 2},  # the biased variance is half of the other
         "ragged": {"d": 37},  # no multiple of a vector or a tile
         "wide": {"d": 1100, "n": 2},  # more than a tile of 1024
+        "whole_tiles": {"b": 5, "n": 3, "d": 256},  # a path for such widths alone; what is done for the first batch rows
         "large_eps": {"eps": 1e-2},  # an eps that is built in, or outside the root
         "tiny_eps": {"eps": 1e-7},  # an eps that is built in; 1e-12 makes gradients of flat rows that float16 cannot hold
     },
@@ -223,3 +224,14 @@ def _(x, weight, bias, *, eps):
 def _(x, weight, bias, *, eps):
     last = (torch.arange(x.shape[-2]) == x.shape[-2] - 1)[:, None]
     return layer_norm(x, torch.where(last, weight, weight.detach()), bias, eps=eps)
+
+
+@layer_norm.mistake("the path for widths of whole tiles of 64 forgets the bias")
+def _(x, weight, bias, *, eps):
+    return layer_norm(x, weight, bias * (x.shape[-1] % 64 != 0), eps=eps)
+
+
+@layer_norm.mistake("batch rows beyond the fourth are left as they are")
+def _(x, weight, bias, *, eps):
+    first = (torch.arange(len(x)) < 4)[:, None, None]
+    return torch.where(first, layer_norm(x, weight, bias, eps=eps), x)

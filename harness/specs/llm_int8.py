@@ -28,9 +28,9 @@ from harness.specs.absmax_int8 import clear_of_ties, faintness, halves, quantize
     cases={
         "plain": {},
         "one_token": {"n": 1},
-        "many_rows": {"n": 150, "d": 16, "e": 70},  # what is done for the first tiles alone
+        "many_rows": {"n": 270, "d": 16, "e": 140},  # what is done for the first tiles alone
         "ragged": {"d": 37, "e": 11},  # no multiple of a vector or a tile
-        "wide": {"d": 700, "n": 3},  # sums far beyond 16 bits
+        "wide": {"d": 1100, "n": 3},  # sums far beyond 16 bits, over 64 outlier features
         "low_threshold": {"threshold": 2.5},  # a threshold that is built in; many outliers
         "no_outlier": {"threshold": 10000.0},  # absmax_int8
         "all_outliers": {"threshold": 0.0},  # the exact product
@@ -87,10 +87,13 @@ def large(x: Bunch, case: Case, rng: torch.Generator):
 
 @llm_int8.family
 def lone(x: Bunch, case: Case, rng: torch.Generator):
-    """One outlier in the first token alone; the same feature is large elsewhere, but below the threshold, and so are others."""
-    first, last = torch.arange(case.n)[:, None] == 0, torch.arange(case.d) == case.d - 1
-    below = 0.9 * case.threshold if case.threshold < 100 else 5.0
-    return _cleared(case, torch.where(last, torch.where(first, -40.0, below), x.x / 2), torch.where(last, 10 * x.w, x.w))
+    """One outlier in the first token alone; the same feature is large elsewhere, but below the threshold, and so are others.
+
+    Another in the last token alone; that feature is quiet elsewhere."""
+    token, feature = torch.arange(case.n)[:, None], torch.arange(case.d)
+    last, below = feature == case.d - 1, 0.9 * case.threshold if case.threshold < 100 else 5.0
+    quiet = torch.where((token == case.n - 1) & (feature == case.d - 2), 40.0, x.x / 2)
+    return _cleared(case, torch.where(last, torch.where(token == 0, -40.0, below), quiet), torch.where(last, 10 * x.w, x.w))
 
 
 @llm_int8.family
@@ -187,6 +190,35 @@ def _(x, w, *, threshold):
 @llm_int8.mistake("outliers are looked for in the first token only")
 def _(x, w, *, threshold):
     return _decomposed(x, w, x[0].abs() >= threshold)
+
+
+@llm_int8.mistake("outliers are looked for in the first 128 tokens only")
+def _(x, w, *, threshold):
+    return _decomposed(x, w, (x[:128].abs() >= threshold).any(0))
+
+
+@llm_int8.mistake("outliers are looked for in each tile of 64 tokens by itself")
+def _(x, w, *, threshold):
+    tiles = [(tile.abs() >= threshold).any(0).expand(tile.shape) for tile in x.split(64)]
+    return _decomposed(x, w, torch.cat(tiles))
+
+
+@llm_int8.mistake("a feature is an outlier only if its mean magnitude is large too")
+def _(x, w, *, threshold):
+    return _decomposed(x, w, (x.abs() >= threshold).any(0) & (x.abs().mean(0) >= threshold / 10))
+
+
+@llm_int8.mistake("only the first 64 outlier features are found")
+def _(x, w, *, threshold):
+    outlier = (x.abs() >= threshold).any(0)
+    return _decomposed(x, w, outlier & (outlier.cumsum(0) <= 64))
+
+
+@llm_int8.mistake("output features beyond the 128th have no outliers")
+def _(x, w, *, threshold):
+    outlier, first = (x.abs() >= threshold).any(0), torch.arange(len(w)) < 128
+    right, x_code = llm_int8(x, w, threshold=threshold)
+    return torch.where(first, right, llm_int8(torch.where(outlier, 0.0, x), w, threshold=torch.inf)[0]), x_code
 
 
 @llm_int8.mistake("the threshold is built in")

@@ -33,7 +33,12 @@ from harness.specs.rotary import angles, rotary, rotate
         "million": {"far": 1_000_000, "factor": 7.8125, "n": 19},  # from 128,000 to a million
         "no_factor": {"factor": 1.0},  # rotary embedding
         "fraction": {"factor": 2.5},  # a factor that is taken for a whole number
-        "many_rows": {"n": 150, "b": 1, "far": 400},  # what is done for the first tiles of rows alone
+        "many_rows": {
+            "n": 150,
+            "b": 1,
+            "h": 9,
+            "far": 400,
+        },  # what is done for the first tiles of rows, or the first heads, alone
         "base": {"base": 500.0},  # a base that is built in
     },
 )
@@ -150,3 +155,9 @@ def _(x, position, *, factor, base):
 @position_interpolation.mistake("positions wrap around in 16 bits")
 def _(x, position, *, factor, base):
     return rotate(x, angles(position % 65536 / factor, x.shape[-1], base))
+
+
+@position_interpolation.mistake("heads beyond the eighth are left as they are")
+def _(x, position, *, factor, base):
+    first = (torch.arange(x.shape[1]) < 8)[:, None, None]
+    return torch.where(first, position_interpolation(x, position, factor=factor, base=base), x)

@@ -38,7 +38,10 @@ from harness.spec import Bunch, Case, spec
         "few_buckets": {"buckets": 8, "distance": 20},  # a number of buckets, or a distance, that is built in
         "few_buckets_causal": {"buckets": 8, "distance": 20, "bidirectional": False},
         "steep_causal": {"buckets": 8, "distance": 6, "bidirectional": False},  # the last edge is the distance itself
+        "odd_buckets_causal": {"buckets": 7, "distance": 20, "bidirectional": False},  # the exact ones are not half of them
+        "many_buckets": {"buckets": 72, "distance": 200, "h": 20, "n": 19},  # what is done for 32 buckets, or for the first heads
         "far": {"far": 4096},  # consecutive integers above 256 are equal in bfloat16
+        "very_far": {"far": 131072, "n": 11, "m": 19},  # positions in 16 bits
     },
 )
 def relative_bias(weight: Tensor, query: Tensor, key: Tensor, *, bidirectional: bool = True, distance: int = 128) -> Tensor:
@@ -168,6 +171,8 @@ _with_bucket(
 )
 _with_bucket("the distance is built in", lambda n, k, both, far: bucket(n, k, both, 128))
 _with_bucket("the number of buckets is built in", lambda n, k, both, far: bucket(n, 32, both, far))
+_with_bucket("buckets beyond the 32nd are the last of these", lambda n, k, both, far: bucket(n, k, both, far).clamp(max=31))
+_with_bucket("positions wrap around in 16 bits", lambda n, k, both, far: bucket((n + 2**15) % 2**16 - 2**15, k, both, far))
 _with_bucket(
     "logarithms are rounded to the nearest",
     _either(lambda n, one, far: _by_logarithm(n, one, far, one // 2, torch.round)),
@@ -183,6 +188,21 @@ _with_bucket(
     lambda n, k, both, far: bucket(n.sign() * (n.abs() % far), k, both, far),
 )
 _with_bucket("buckets grow evenly, not by logarithms", _either(lambda n, one, far: (n * one // far).clamp(max=one - 1)))
+
+
+@relative_bias.mistake("heads beyond the eighth read the weights of those before")
+def _(weight, query, key, **options):
+    return relative_bias(weight[:, torch.arange(weight.shape[1]) % 8], query, key, **options)
+
+
+@relative_bias.mistake("the buckets that are shared are as many as the exact ones")
+def _(weight, query, key, *, bidirectional, distance):
+    def bucket_of(n: Tensor, buckets: int, distance: int) -> Tensor:
+        exact = buckets // 2
+        return _by_logarithm(n, 2 * exact, distance, exact)
+
+    number = _either(bucket_of)(query[:, None] - key[None, :], len(weight), bidirectional, distance)
+    return look_up(weight, number)
 
 
 @relative_bias.mistake("positions are rounded to bfloat16")

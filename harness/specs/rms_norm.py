@@ -27,6 +27,7 @@ from harness.spec import Bunch, Case, spec
         "two_wide": {"d": 2},
         "ragged": {"d": 37},  # no multiple of a vector or a tile
         "wide": {"d": 1100, "n": 2},  # more than a tile of 1024
+        "whole_tiles": {"b": 5, "n": 3, "d": 256},  # a path for such widths alone; what is done for the first batch rows
         "large_eps": {"eps": 1e-2},  # an eps that is built in, or outside the root
         "tiny_eps": {"eps": 1e-10},
     },
@@ -182,3 +183,14 @@ def _(x, weight, *, eps):
 def _(x, weight, *, eps):
     last = (torch.arange(x.shape[-2]) == x.shape[-2] - 1)[:, None]
     return rms_norm(x, torch.where(last, weight, weight.detach()), eps=eps)
+
+
+@rms_norm.mistake("the path for widths of whole tiles of 64 centres")
+def _(x, weight, *, eps):
+    return rms_norm(x - x.mean(-1, keepdim=True) * (x.shape[-1] % 64 == 0), weight, eps=eps)
+
+
+@rms_norm.mistake("batch rows beyond the fourth are left as they are")
+def _(x, weight, *, eps):
+    first = (torch.arange(len(x)) < 4)[:, None, None]
+    return torch.where(first, rms_norm(x, weight, eps=eps), x)

@@ -24,12 +24,17 @@ from harness.spec import Bunch, Case, spec
         "one_step": {"n": 1},
         "wide": {"d": 192},  # more than a tile
         "narrow": {"d": 2},
-        "odd_widths": {"b": 3, "d": 22},
+        "odd_widths": {"b": 5, "d": 22},
         "far": {"far": 4096},  # a table that ends too early, angles in a small dtype
         "very_far": {"far": 131072, "n": 11},  # positions in 16 bits
         "million": {"far": 1_000_000, "n": 19},  # a table of any trained length, float32 that is a little less
         "million_wide": {"far": 1_000_000, "n": 5, "d": 64},  # frequencies of which few are short in binary
-        "many_rows": {"n": 150, "b": 1, "far": 400},  # what is done for the first tiles of rows alone
+        "many_rows": {
+            "n": 150,
+            "b": 1,
+            "h": 9,
+            "far": 400,
+        },  # what is done for the first tiles of rows, or the first heads, alone
         "base": {"base": 500.0},  # a base that is built in
     },
 )
@@ -147,6 +152,18 @@ def _(x, position, *, base):
 @rotary.mistake("positions beyond a table of 131072 rows read its last row")
 def _(x, position, *, base):
     return rotate(x, angles(position.clamp(max=131071), x.shape[-1], base))
+
+
+@rotary.mistake("heads beyond the eighth are left as they are")
+def _(x, position, *, base):
+    first = (torch.arange(x.shape[1]) < 8)[:, None, None]
+    return torch.where(first, rotary(x, position, base=base), x)
+
+
+@rotary.mistake("batch rows beyond the fourth are left as they are")
+def _(x, position, *, base):
+    first = (torch.arange(len(x)) < 4)[:, None, None, None]
+    return torch.where(first, rotary(x, position, base=base), x)
 
 
 @rotary.family

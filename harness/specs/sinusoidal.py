@@ -24,10 +24,10 @@ from harness.spec import Bunch, Case, spec
         "plain": {},
         "one_step": {"n": 1},
         "narrow": {"d": 2},
-        "wide": {"d": 320},
+        "wide": {"n": 19, "d": 1100},  # more than a tile of 512, or of 1024
         "far": {"far": 4096},  # a table that ends too early, angles in a small dtype
         "million": {"far": 1_000_000, "n": 19, "d": 6},  # a table of any trained length, positions in 16 bits
-        "many_rows": {"n": 150, "far": 400},  # what is done for the first tiles of rows alone
+        "many_rows": {"n": 530, "far": 1200},  # what is done for the first tiles of rows alone
         "base": {"base": 500.0},  # a base that is built in
     },
 )
@@ -73,7 +73,9 @@ def each_pair_lies_on_the_unit_circle(run, x: Bunch, rng):
 
 @sinusoidal.law(when=lambda case: case.n > 1)
 def rows_are_independent(run, x: Bunch, rng):
-    order = rng.sample(range(len(x.position)), len(x.position))
+    # First and last stay: rows that are remembered by these and by their number are then of other positions.
+    last = len(x.position) - 1
+    order = [0, *rng.sample(range(1, last), last - 1), last]
     return run(x, position=x.position[order]).out, run(x).out[order]
 
 
@@ -165,3 +167,13 @@ def _(position, *, d, base):
 @sinusoidal.mistake("positions beyond a table of 131072 rows read its last row")
 def _(position, *, d, base):
     return alternate(angles(position.clamp(max=131071), d, base))
+
+
+@sinusoidal.mistake("features beyond the 512th are zeros")
+def _(position, *, d, base):
+    return sinusoidal(position, d=d, base=base) * (torch.arange(d) < 512)
+
+
+@sinusoidal.mistake("rows beyond the 256th are read from the start again")
+def _(position, *, d, base):
+    return sinusoidal(position[torch.arange(len(position)) % 256], d=d, base=base)

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from harness import audit
+from harness.spec import Mistake
 from harness.specs.absmax_int8 import absmax_int8, quantize
 
 INSTALL = "pip install bitsandbytes==0.50.2"
@@ -55,3 +57,18 @@ def test_exact_arithmetic_of_fractions(name: str, family: str, agree: Any) -> No
     agree(ours.x_code, torch.from_numpy(x_code).double())
     agree(ours.w_code, torch.from_numpy(w_code).double())
     agree(ours.out, torch.from_numpy((x_code @ w_code.T) * np.outer(x_scale, w_scale)))
+
+
+def test_codes_that_are_rounded_up_from_0_47_on_are_seen_in_float32() -> None:
+    """In 16 bits inputs keep clear of it."""
+
+    def early(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        scale = quantize(x)[1]
+        rest = x / scale - (x / scale).floor()
+        return torch.where((rest > 0.47) & (rest < 0.5), (x / scale).ceil(), torch.round(x / scale)), scale
+
+    def wrong(x: torch.Tensor, w: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        (x_code, x_scale), (w_code, w_scale) = early(x), early(w)
+        return x_scale * (x_code @ w_code.mT) * w_scale.mT, x_code, w_code
+
+    assert next(audit.caught(Mistake("rounds early", wrong), audit.questions(absmax_int8, torch.float32)), None)

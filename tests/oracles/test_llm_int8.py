@@ -30,9 +30,9 @@ def test_codes_and_products_are_those_of_bitsandbytes(name: str, family: str) ->
     layer = library.nn.Linear8bitLt(case.d, case.e, bias=False, has_fp16_weights=False, threshold=case.threshold)
     layer.load_state_dict({"weight": x.w})
     theirs = layer.to("cpu").eval()(x.x).double()
-    # It computes and stores in float16.
+    # It computes and stores in float16, whose least numbers are 2^-24 apart.
     size = (x.x.double().abs() @ x.w.double().abs().mT).max()
-    torch.testing.assert_close(out, theirs, rtol=2e-3, atol=2e-4 * float(size))
+    torch.testing.assert_close(out, theirs, rtol=2e-3, atol=2e-4 * float(size) + 2**-25)
 
 
 @pytest.mark.parametrize("family", llm_int8.families)
