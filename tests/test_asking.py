@@ -51,7 +51,7 @@ def test_new_memory_is_poisoned_and_the_setting_put_back():
 
 
 def test_what_is_kept_of_a_single_channel_has_bytes_whatever_its_strides():
-    kept = asking.kept(Bunch(out=torch.arange(30.0).reshape(2, 3, 5)[..., :1]))
+    kept = asking.kept(Bunch(out=torch.arange(6.0).reshape(1, 2, 3).permute(1, 2, 0)))
     assert asking._bytes(kept.out).shape == (6, 4)
 
 
