@@ -78,8 +78,9 @@ def answered(contestant: "Implementation", x: Mapping[str, Tensor], case: Case, 
 
 
 def kept(answer: Bunch) -> Bunch:
-    """A copy that no later call can write into."""
-    return Bunch({name: tensor.detach().cpu().clone() for name, tensor in answer.items()})
+    """A copy that no later call can write into, whose bytes lie one after another whatever strides it came with."""
+    whole = torch.contiguous_format
+    return Bunch({name: tensor.detach().cpu().clone(memory_format=whole) for name, tensor in answer.items()})
 
 
 def _each_way(

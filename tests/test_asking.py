@@ -6,7 +6,7 @@ import torch
 from harness import Unsupported, asking, catalogue
 from harness.contract import ContractError
 from harness.implementation import Implementation
-from harness.spec import DTYPES
+from harness.spec import DTYPES, Bunch
 
 
 @pytest.mark.parametrize("layout", asking.LAYOUTS, ids=lambda layout: layout.__name__)
@@ -48,6 +48,11 @@ def test_new_memory_is_poisoned_and_the_setting_put_back():
     with asking._poisoned_memory():
         assert torch.empty(8).isnan().all()
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_what_is_kept_of_a_single_channel_has_bytes_whatever_its_strides():
+    kept = asking.kept(Bunch(out=torch.arange(6.0).reshape(1, 2, 3).permute(1, 2, 0)))
+    assert asking._bytes(kept.out).shape == (6, 4)
 
 
 class Leaky(torch.nn.Module):

@@ -28,14 +28,20 @@ from harness.specs._past import places
         "causal": {"bias": True, "causal": True, "n": 37},
         "causal_simple": {"causal": True, "n": 37},
         "longer_past": {"bias": True, "causal": True},  # upper-left alignment
+        "simple_longer_past": {"causal": True},  # the same by other code: a running sum
         "decode": {"bias": True, "causal": True, "n": 1},
+        "one_query": {"bias": True, "n": 1},
         "local": {"bias": True, "window": 6, "n": 37},  # hidden instead of without bias
         "local_longer_past": {"bias": True, "causal": True, "window": 4},
+        "local_decode": {"bias": True, "causal": True, "window": 4, "n": 1},
+        "window_beyond_all": {"bias": True, "window": 40, "n": 9, "m": 17},  # a band that leaves the keys on both sides
         "one_key": {"bias": True, "n": 1, "m": 1},
-        "long": {"bias": True, "causal": True, "n": 20, "m": 150, "d": 3},
+        "whole_tiles": {"bias": True, "n": 16, "m": 128, "b": 1, "d": 3},  # no ragged tile
+        "long": {"bias": True, "causal": True, "n": 20, "m": 300, "d": 3},
         # What is done for the first tiles alone.
         "many_queries": {"bias": True, "causal": True, "n": 150, "m": 150, "b": 1, "d": 2},
         "wide": {"bias": True, "n": 7, "m": 11, "d": 140},
+        "many_rows": {"bias": True, "b": 70, "n": 3, "m": 5, "d": 1},  # rows beyond a tile; a single channel
     },
 )
 def aft(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, *, causal: bool = False, window: int = 0) -> Tensor:
@@ -77,8 +83,10 @@ def _(case: Case) -> float:
 
 @aft.family
 def large(x: Bunch, case: Case, rng: torch.Generator):
-    """Keys beyond what an exponential can hold, and seldom near one another."""
-    return {"q": 4 * x.q + 3, "k": 60 * x.k + 400, "v": 4 * x.v + 3}
+    """Gates that are shut, keys and biases beyond what an exponential can hold, and seldom near one another."""
+    apart = {"bias": 60 * x.bias} if case.bias else {}
+    # Open gates stop where float64 still tells them from one, and their gradient from nothing.
+    return {"q": torch.where(x.q < 0, 60 * x.q, 4 * x.q + 3), "k": 60 * x.k + 400, "v": 4 * x.v + 3, **apart}
 
 
 @aft.family
@@ -111,7 +119,8 @@ def the_future_is_invisible(run, x: Bunch, rng):
 @aft.law
 def equal_values_come_back_through_an_open_gate(run, x: Bunch, rng):
     row = x.v[:, :1]
-    return run(x, q=torch.full_like(x.q, 64.0), v=row.expand_as(x.v).contiguous()).out, row.expand_as(x.q)
+    # Wide: e^q is infinite in float32.
+    return run(x, q=torch.full_like(x.q, 100.0), v=row.expand_as(x.v).contiguous()).out, row.expand_as(x.q)
 
 
 @aft.law
@@ -195,6 +204,11 @@ _with_mask(
     lambda seen, far, key, causal, window: seen & (key < max(16, len(key) // 16 * 16)),
 )
 _with_mask("the last key of each tile of 16 is dropped", lambda seen, far, key, causal, window: seen & (key % 16 != 15))
+_with_mask(
+    "the last tile of 16 is dropped where it is whole",
+    lambda seen, far, key, causal, window: seen & ((key < len(key) - 16) | (len(key) % 16 != 0) | (len(key) == 16)),
+)
+_with_mask("keys beyond the 256th are not read", lambda seen, far, key, causal, window: seen & ((key < 256) | (far == 0)))
 
 
 def _with_exponent(name: str, change) -> None:
@@ -208,6 +222,14 @@ def _with_exponent(name: str, change) -> None:
 
 _with_exponent("a window of w has a bias for w + 1", lambda q, k, bias, w: _exponent(q, k, bias, w and w + 1))
 _with_exponent("a window of w has a bias for w - 1", lambda q, k, bias, w: _exponent(q, k, bias, w and w - 1))
+_with_exponent(
+    "a window wider than all keys is taken for none",
+    lambda q, k, bias, w: _exponent(q, k, bias if w <= k.shape[1] else 0 * bias, w),
+)
+_with_exponent(
+    "a single query has no window",
+    lambda q, k, bias, w: _exponent(q, k, bias, w if q.shape[1] > 1 else 0),
+)
 _with_exponent("the window is ignored", lambda q, k, bias, w: _exponent(q, k, bias, 0))
 _with_exponent("the bias is dropped", lambda q, k, bias, w: _exponent(q, k, None, w))
 _with_exponent(
@@ -218,6 +240,29 @@ _with_exponent("keys are scaled by d^-1/2", lambda q, k, bias, w: _exponent(q, k
 _with_exponent("queries are multiplied with keys", lambda q, k, bias, w: _exponent(q, k, bias, w) * q[..., None])
 _with_exponent("backward stops at the bias", lambda q, k, bias, w: _exponent(q, k, None if bias is None else bias.detach(), w))
 _with_exponent("weights are a softmax over channels", lambda q, k, bias, w: _exponent(q, k, bias, w).log_softmax(2))
+
+
+@aft.mistake("causal is aligned upper left where there is no bias")
+def _(q, k, v, bias=None, *, causal, window):
+    far = distances(q, k)
+    seen = far - far[0, 0] >= 0 if causal and bias is None else _seen(q, k, causal)
+    return average(q, _exponent(q, k, bias, window), v, seen)
+
+
+@aft.mistake("rows beyond the 64th have no bias")
+def _(q, k, v, bias=None, *, causal, window):
+    first = aft(q[:64], k[:64], v[:64], bias, causal=causal, window=window)
+    return torch.cat([first, aft(q[64:], k[64:], v[64:], None, causal=causal)]) if len(q) > 64 else first
+
+
+@aft.mistake("a single channel is not gated")
+def _(q, k, v, bias=None, *, causal, window):
+    return aft(q if q.shape[2] > 1 else 0 * q, k, v, bias, causal=causal, window=window)
+
+
+@aft.mistake("the gate is 1 / (1 + e^-q), without a gradient where that is infinite")
+def _(q, k, v, bias=None, *, causal, window):
+    return aft(0 * q, k, v, bias, causal=causal, window=window) * 2 / (1 + torch.exp(-q.float())).double()
 
 
 @aft.mistake("the gate is missing")
@@ -245,6 +290,21 @@ def _in_float32(q, exponent, top, v, seen):
 @aft.mistake("the maximum is not subtracted")
 def _(q, k, v, bias=None, *, causal, window):
     return _in_float32(q, _exponent(q, k, bias, window), 0.0, v, _seen(q, k, causal))
+
+
+@aft.mistake("the maxima of keys and of biases are subtracted apart")
+def _(q, k, v, bias=None, *, causal, window):
+    exponent = _exponent(q, k, bias, window).masked_fill(~_seen(q, k, causal)[:, None, :], -torch.inf)
+    keys = _exponent(q, k, None, 0).masked_fill(~_seen(q, k, causal)[:, None, :], -torch.inf)
+    biases = exponent - k.mT[:, None]
+    return _in_float32(
+        q, exponent, (keys.amax(-1, keepdim=True) + biases.amax(-1, keepdim=True)).detach(), v, _seen(q, k, causal)
+    )
+
+
+@aft.mistake("a single query that sees all keys has no bias")
+def _(q, k, v, bias=None, *, causal, window):
+    return aft(q, k, v, bias if causal or q.shape[1] > 1 else None, causal=causal, window=window)
 
 
 @aft.mistake("the maximum is that of all keys, hidden ones too")

@@ -39,9 +39,10 @@ from harness.specs._past import places
         "much_longer_filter": {"m": 90, "n": 13},  # its first taps, not its last, and not resampled
         "one_step": {"n": 1},
         "two_steps": {"n": 2},  # shorter than the short filter
-        "power_of_two": {"n": 32, "m": 32},  # a transform that wraps around
-        "long": {"s": 3, "f": 1, "n": 130, "m": 130, "d": 3},
+        "power_of_two": {"n": 64, "m": 64, "b": 1},  # a transform that wraps around; one row alone
+        "long": {"s": 3, "f": 1, "n": 300, "m": 300, "d": 3},
         "wide": {"n": 9, "m": 9, "d": 140},  # what is done for the first tile of channels alone
+        "many_rows": {"b": 70, "n": 3, "m": 3, "d": 1},  # rows beyond the first tile; a single channel
     },
 )
 def hyena_operator(projected: Tensor, short: Tensor, short_bias: Tensor, filter: Tensor, skip: Tensor) -> Tensor:
@@ -241,6 +242,19 @@ _with_step("backward stops at the filter", lambda x, h, skip, v: convolve(h.deta
 _with_step(
     "backward wraps around",
     lambda x, h, skip, v: _backward_of(convolve(h, x * v), _wrapped(h, x * v, v.shape[-1])) + skip * x * v,
+)
+
+
+_with_step("inputs longer than 256 have no skip", lambda x, h, skip, v: convolve(h, x * v) + skip * x * v * (v.shape[-1] <= 256))
+_with_step("whole tiles of 64 have no skip", lambda x, h, skip, v: convolve(h, x * v) + skip * x * v * (v.shape[-1] % 64 != 0))
+_with_step("a single channel has no skip", lambda x, h, skip, v: convolve(h, x * v) + skip * x * v * (v.shape[1] > 1))
+_with_step(
+    "backward stops at the filter in a batch of one",
+    lambda x, h, skip, v: convolve(h if len(v) > 1 else h.detach(), x * v) + skip * x * v,
+)
+_with_step(
+    "rows beyond the 64th have no skip",
+    lambda x, h, skip, v: convolve(h, x * v) + skip * x * v * (torch.arange(len(v)) < 64)[:, None, None],
 )
 
 

@@ -35,7 +35,9 @@ from harness.specs._past import give_laws
         "long": {"n": 100, "b": 1, "h": 2},  # several chunks
         "many_chunks": {"n": 300, "h": 2},  # sizes up to 256, and a ragged rest, of several rows
         "very_long": {"n": 1030, "b": 1, "h": 1, "d": 4, "e": 3},  # the last rows, after all that was summed
-        "wide": {"n": 11, "b": 1, "h": 1, "d": 136, "e": 72},  # tiles of widths beyond 128
+        "wide": {"n": 5, "b": 1, "h": 1, "d": 136, "e": 140},  # tiles of widths beyond 128
+        "many_rows": {"b": 70, "h": 1, "n": 1, "d": 3, "e": 2},
+        "many_heads": {"b": 1, "h": 70, "n": 3, "d": 4, "e": 2},
         "one_head": {"h": 1},
         "one_value": {"e": 1},
     },
@@ -300,6 +302,23 @@ def _(q, k, v, past, past_sum):
     first = (x[:1].expand_as(x) for x in (state, total))
     rest, _, _ = linear_attention(q[:, :, 64:], k[:, :, 64:], v[:, :, 64:], *first)
     return torch.cat([out, rest], 2), *linear_attention(q, k, v, past, past_sum)[1:]
+
+
+@linear_attention.mistake("rows beyond the 64th start from the past of the first")
+def _(q, k, v, past, past_sum):
+    rows = torch.arange(len(q))
+    return linear_attention(q, k, v, *(x[torch.where(rows < 64, rows, 0)] for x in (past, past_sum)))
+
+
+@linear_attention.mistake("heads beyond the 64th start from the past of the first")
+def _(q, k, v, past, past_sum):
+    heads = torch.arange(q.shape[1])
+    return linear_attention(q, k, v, *(x[:, torch.where(heads < 64, heads, 0)] for x in (past, past_sum)))
+
+
+@linear_attention.mistake("values beyond the 128th are not written")
+def _(q, k, v, past, past_sum):
+    return linear_attention(q, k, v * (torch.arange(v.shape[-1]) < 128), past, past_sum)
 
 
 @linear_attention.mistake("features beyond the 64th are not read")

@@ -32,7 +32,7 @@ WEIGHTS = ("input_weight", "hidden_weight", "input_bias", "hidden_bias")
         "one_step": {"n": 1},
         "two_steps": {"n": 2},
         "long": {"n": 140, "e": 3},  # a state that is lost between chunks
-        "wide": {"n": 3, "d": 70, "e": 140},  # tiles of widths beyond 64 and 128
+        "wide": {"n": 3, "d": 133, "e": 140},  # tiles of widths beyond 64 and 128
         "many_rows": {"b": 70, "n": 3, "d": 4, "e": 3},  # what is done for the first tile of rows alone
         "narrow": {"d": 1, "e": 6},
         "one_unit": {"e": 1},
@@ -128,6 +128,15 @@ def permuting_units_permutes_the_output(run, x: Bunch, rng):
     changes["hidden_weight"] = changes["hidden_weight"][:, :, order]
     permuted, whole = run(x, **changes), run(x)
     return tuple(whole[name][..., order] for name in whole), tuple(permuted.values())
+
+
+@lstm.law
+def a_large_cell_puts_out_its_gate(run, x: Bunch, rng):
+    """A tanh of 200 is 1: e^200 is infinite in float32. With the output gate half open, that leaves a half."""
+    gates = torch.tensor([200.0, 200.0, 200.0, 0.0], dtype=x.input_bias.dtype, device=x.x.device)[:, None]
+    nothing = {name: torch.zeros_like(x[name]) for name in WEIGHTS}
+    biased = {**nothing, "input_bias": gates.expand_as(x.input_bias).contiguous()}
+    return run(x, **biased, past_cell=torch.full_like(x.past_cell, 200.0)).out, torch.full_like(run(x).out, 0.5)
 
 
 @lstm.law
@@ -290,6 +299,11 @@ def _(x, past, past_cell, **weights):
 def _(x, past, past_cell, hidden_weight, **weights):
     read = torch.arange(past.shape[1]) < 64
     return lstm(x, past, past_cell, hidden_weight=hidden_weight * read, **weights)
+
+
+@lstm.mistake("inputs beyond the 128th are not read")
+def _(x, past, past_cell, **weights):
+    return lstm(x * (torch.arange(x.shape[2]) < 128), past, past_cell, **weights)
 
 
 @lstm.mistake("rows beyond the 64th start from nothing")

@@ -28,7 +28,9 @@ from harness.specs._past import give_laws
         "whole_chunks": {"n": 64},  # no ragged chunk
         "long": {"n": 150, "b": 1, "h": 2},  # several chunks
         "many_chunks": {"n": 300, "h": 2},  # sizes up to 256, and a ragged rest, of several rows
-        "wide": {"n": 11, "b": 1, "h": 1, "d": 136, "e": 72},  # tiles of widths beyond 128
+        "wide": {"n": 5, "b": 1, "h": 1, "d": 136, "e": 140},  # tiles of widths beyond 128
+        "many_rows": {"b": 70, "h": 1, "n": 1, "d": 3, "e": 2},
+        "many_heads": {"b": 1, "h": 20, "n": 3, "d": 4, "e": 1},  # as many as have a decay of their own in float32
         "one_head": {"h": 1},
         "odd_widths": {"b": 3, "h": 2, "n": 11, "d": 20, "e": 27},
     },
@@ -279,6 +281,23 @@ def _(q, k, v, past, decay):
         return q_n @ state, state
 
     return _steps(q, k, v, past, decay, step)[0], retention(q, k, v, past, decay)[1]
+
+
+@retention.mistake("rows beyond the 64th start from the past of the first")
+def _(q, k, v, past, decay):
+    rows = torch.arange(len(q))
+    return retention(q, k, v, past[torch.where(rows < 64, rows, 0)], decay)
+
+
+@retention.mistake("heads beyond the 16th decay like the first")
+def _(q, k, v, past, decay):
+    heads = torch.arange(len(decay))
+    return retention(q, k, v, past, decay[torch.where(heads < 16, heads, 0)])
+
+
+@retention.mistake("values beyond the 128th are not written")
+def _(q, k, v, past, decay):
+    return retention(q, k, v * (torch.arange(v.shape[-1]) < 128), past, decay)
 
 
 @retention.mistake("features beyond the 64th are not read")

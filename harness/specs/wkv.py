@@ -29,10 +29,11 @@ from harness.specs._past import give_laws
         "plain": {},
         "one_step": {"n": 1},  # the past and the bonus, nothing else
         "two_steps": {"n": 2},
-        "whole_chunks": {"n": 32},  # no ragged chunk
+        "whole_chunks": {"n": 256, "b": 1, "d": 3},  # no ragged chunk, of any size up to 256
         "long": {"n": 50, "b": 1, "d": 3},  # several chunks
         "many_chunks": {"n": 300, "d": 3},  # sizes up to 256, and a ragged rest, of several rows
-        "wide": {"n": 11, "d": 70},
+        "wide": {"n": 5, "d": 140},  # tiles of widths beyond 64 and 128
+        "many_rows": {"b": 70, "n": 1, "d": 1},  # rows beyond the first tile; a single channel
     },
 )
 def wkv(
@@ -86,8 +87,9 @@ def normal(x: Bunch, case: Case, rng: torch.Generator):
 
 @wkv.family
 def large(x: Bunch, case: Case, rng: torch.Generator):
-    """Keys beyond what an exponential can hold: only without their maximum are they finite."""
-    return {"k": 60 * x.k + 100, "v": 4 * x.v + 3, "decay": speeds(case.d), "past_weight": 60 * x.past_weight + 100}
+    """Keys and bonuses beyond what an exponential can hold: only without their maximum are they finite."""
+    apart = {"k": 60 * x.k + 100, "bonus": 60 * x.bonus, "past_weight": 60 * x.past_weight + 100}
+    return {**apart, "v": 4 * x.v + 3, "decay": speeds(case.d)}
 
 
 @wkv.family
@@ -107,8 +109,9 @@ def needle(x: Bunch, case: Case, rng: torch.Generator):
 
 @wkv.family
 def extreme_decay(x: Bunch, case: Case, rng: torch.Generator):
-    """Channels that never forget, and channels that forget all but the newest token."""
-    return {"decay": torch.tensor([-11.0, 5.0, 0.0], dtype=torch.float64).repeat(case.d)[: case.d]}
+    """Channels that never forget, and channels that forget all but the newest token, however heavy the past was."""
+    decay, heavy = (torch.tensor(kinds, dtype=torch.float64).repeat(case.d)[: case.d] for kinds in ([-11, 5, 0], [0, 100, 0]))
+    return {"decay": decay, "past_weight": x.past_weight + heavy}
 
 
 @wkv.family
@@ -257,6 +260,43 @@ def _(k, v, decay, bonus, past_mean, past_weight):
         out = out * torch.where((part > top) & part.isfinite(), torch.exp((part - top).clamp(max=9)), 1.0).squeeze(-1)
         top = torch.maximum(top, part)
     return out, *state
+
+
+@wkv.mistake("the maximum is that without the bonus")
+def _(k, v, decay, bonus, past_mean, past_weight):
+    exponent = _exponents(k, -decay.exp(), bonus, past_weight)
+    without = torch.cat([exponent[..., :1], exponent[..., 1:] - torch.eye(k.shape[1])[:, None] * bonus[:, None]], -1)
+    top = without.amax(-1, keepdim=True).detach()
+    return _from(exponent, top, v, past_mean), *wkv(k, v, decay, bonus, past_mean, past_weight)[1:]
+
+
+@wkv.mistake("no step fades by more than e^-55")
+def _(k, v, decay, bonus, past_mean, past_weight):
+    return wkv(k, v, decay.clamp(max=4), bonus, past_mean, past_weight)
+
+
+@wkv.mistake("a single channel has no past")
+def _(k, v, decay, bonus, past_mean, past_weight):
+    return wkv(k, v, decay, bonus, past_mean if k.shape[2] > 1 else 0 * past_mean, past_weight)
+
+
+@wkv.mistake("rows beyond the 64th start from the past of the first")
+def _(k, v, decay, bonus, past_mean, past_weight):
+    rows = torch.arange(len(k))
+    return wkv(k, v, decay, bonus, *(x[torch.where(rows < 64, rows, 0)] for x in (past_mean, past_weight)))
+
+
+@wkv.mistake("channels beyond the 128th have no bonus")
+def _(k, v, decay, bonus, past_mean, past_weight):
+    return wkv(k, v, decay, bonus * (torch.arange(len(bonus)) < 128), past_mean, past_weight)
+
+
+@wkv.mistake("a last whole chunk of 128 is taken for an empty one: the final state misses it")
+def _(k, v, decay, bonus, past_mean, past_weight):
+    out, *state = wkv(k, v, decay, bonus, past_mean, past_weight)
+    if k.shape[1] % 128:
+        return out, *state
+    return out, *wkv(k[:, :-128], v[:, :-128], decay, bonus, past_mean, past_weight)[1:]
 
 
 @wkv.mistake("a last ragged chunk of 16 is dropped")

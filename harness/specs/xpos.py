@@ -34,7 +34,10 @@ from harness.specs.rotary import angles, rotate
         "one_query": {"n": 1},
         "one_key": {"m": 1},
         "many_queries": {"n": 150, "m": 150, "b": 1, "h": 1},  # what is done for the first tiles alone
+        "whole_tiles": {"n": 16, "m": 128, "b": 1, "h": 2},  # no ragged tile
         "wide": {"d": 192},  # more than a tile
+        "many_rows": {"b": 70, "h": 1, "n": 2, "m": 3, "d": 4},
+        "many_heads": {"b": 1, "h": 70, "n": 2, "m": 3, "d": 4},
         "narrow": {"d": 2},
         "far": {"far": 2048},  # factors over the whole range of a small dtype, angles in a small dtype
         "million": {"far": 1_000_000},  # a table of any trained length, positions in 16 bits, a middle of float16
@@ -197,6 +200,23 @@ def _(q, k, query, key, *, scale_base):
     halves = [power.repeat(1, 2) for power in scales(query, key, shrinking(q.shape[-1]), scale_base)]
     q, k = rotate(q, angles(query, q.shape[-1])) * halves[0], rotate(k, angles(key, k.shape[-1])) * halves[1]
     return q @ k.mT
+
+
+@xpos.mistake("rows beyond the 64th are not read")
+def _(q, k, query, key, *, scale_base):
+    return xpos(q * (torch.arange(len(q)) < 64)[:, None, None, None], k, query, key, scale_base=scale_base)
+
+
+@xpos.mistake("heads beyond the 64th are not read")
+def _(q, k, query, key, *, scale_base):
+    return xpos(q * (torch.arange(q.shape[1]) < 64)[:, None, None], k, query, key, scale_base=scale_base)
+
+
+@xpos.mistake("the last tile of 16 keys is dropped where it is whole")
+def _(q, k, query, key, *, scale_base):
+    m = k.shape[2]
+    read = (torch.arange(m) < m - 16) | (m % 16 != 0)
+    return xpos(q, k * read[:, None], query, key, scale_base=scale_base)
 
 
 @xpos.mistake("keys are not rotated")
