@@ -89,8 +89,7 @@ def _each_way(
     """The ways of asking, each with the inputs as given and the answer, or the error of one that refuses strided inputs.
 
     Plainly, after another case, and in memory that held another question just before (nothing may be remembered by address
-    or shape); with strided inputs, new memory poisoned, and gradients of some inputs only; without gradients; and a model in
-    training, as it learns.
+    or shape); with strided inputs, new memory poisoned, and gradients of some inputs only; without gradients; as it learns.
     """
     x = _placed(others, case)
     if contestant.spec.of_modules:
@@ -119,7 +118,14 @@ def _each_way(
         with torch.no_grad():
             answer = contestant.outputs(x, case)
         yield "without gradients", x, answer
-    if wrt and contestant.spec.of_modules:
+        yield from _as_it_learns(contestant, case, family, x, others, wrt)
+
+
+def _as_it_learns(
+    contestant: "Implementation", case: Case, family: str, x: Bunch, others: Bunch, wrt: list[str]
+) -> Iterator[tuple[str, Bunch, Any]]:
+    """A model in training; an operator with another question before its backward pass, as in a model of two layers."""
+    if contestant.spec.of_modules:
         with contestant.training():
             dice = _dice(case.device)
             answer = _asked(contestant, x, case, wrt)
@@ -127,6 +133,10 @@ def _each_way(
         # Who throws dice in training, for dropout, is no function of the inputs there.
         if not drawn_again:
             yield "while training", x, answer
+    elif family == "normal":  # what is kept for the way back does not depend on values
+        again = Bunch({name: tensor.requires_grad_(name in wrt) for name, tensor in _placed(others, case).items()})
+        between = lambda: contestant.outputs(again, case)  # noqa: E731
+        yield "where it is called again before it goes back", x, contestant.outputs_and_gradients(x, case, wrt, between)
 
 
 def _ask_another_case(contestant: "Implementation", case: Case, family: str, seed: int) -> None:

@@ -126,15 +126,21 @@ class Implementation:
         return self.named(self.answer(x, case), case)
 
     def answer(self, x: Mapping[str, Tensor], case: Case) -> Any:
-        """Whatever it returns for these inputs."""
+        """Whatever it returns for these inputs; ContractError where it wrote into one, even if it put back what was there."""
         call = self.model(x, case) if self.spec.of_modules else self.prepare(case)
         given = [t for t in self.spec.given(case) if "." not in t.name]
-        return call(*[x[t.name] for t in given if not t.optional], **{t.name: x[t.name] for t in given if t.optional})
+        before = {t.name: _version(x[t.name]) for t in given}
+        answer = call(*[x[t.name] for t in given if not t.optional], **{t.name: x[t.name] for t in given if t.optional})
+        if written := [name for name, version in before.items() if _version(x[name]) != version]:
+            raise ContractError(f"it writes into its input {written[0]}")
+        return answer
 
-    def outputs_and_gradients(self, x: Mapping[str, Tensor], case: Case, wanted: Sequence[str]) -> Bunch:
+    def outputs_and_gradients(
+        self, x: Mapping[str, Tensor], case: Case, wanted: Sequence[str], between: Callable[[], object] = lambda: None
+    ) -> Bunch:
         """Outputs by name, and `q.grad` for each of the wanted inputs q, for the cotangents `out.grad` in `x`.
 
-        Inputs keep their memory and strides."""
+        Inputs keep their memory and strides. `between` is called before the way back."""
         leaves = {name: x[name].detach().requires_grad_() for name in wanted}
         outputs = self.outputs({**x, **leaves}, case)
         if self.spec.parameters:
@@ -145,6 +151,7 @@ class Implementation:
             raise ContractError(
                 "it claims gradients, but no output is connected to its inputs (detached, or computed under no_grad)"
             )
+        between()
         cotangents = [x[name + GRADIENT].to(outputs[name].dtype) for name in attached]
         found = torch.autograd.grad([outputs[name] for name in attached], list(leaves.values()), cotangents, allow_unused=True)
         for (name, leaf), gradient in zip(leaves.items(), found, strict=True):
@@ -241,3 +248,8 @@ def _same_names(got: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     for name, shape in wanted.items():
         if tuple(got[name]) != tuple(shape):
             raise ContractError(f"parameter {name} has shape {list(got[name])}, but should have {list(shape)}")
+
+
+def _version(tensor: Tensor) -> int:
+    """How often torch has written into a tensor; one of inference mode does not count."""
+    return 0 if tensor.is_inference() else tensor._version

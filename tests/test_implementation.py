@@ -38,6 +38,17 @@ def test_what_the_contract_does_not_say_is_refused(answer: Any, said: str):
         contestant.named(answer, CASE)
 
 
+def test_what_writes_into_an_input_is_refused_though_it_puts_back_what_was_there():
+    def run(q, k, v, past):
+        q.mul_(2).div_(2)
+        return OUT, STATE
+
+    contestant = Implementation(RETENTION, lambda case: run, {}, gradients=False)
+    x = RETENTION.inputs(CASE)
+    with pytest.raises(ContractError, match="it writes into its input q"):
+        contestant.outputs(x, CASE)
+
+
 @pytest.mark.parametrize(
     ("got", "said"),
     [

@@ -29,7 +29,7 @@ from harness.specs._past import give_laws
         "plain": {},
         "one_step": {"n": 1},  # the past and the bonus, nothing else
         "two_steps": {"n": 2},
-        "whole_chunks": {"n": 256, "b": 1, "d": 3},  # no ragged chunk, of any size up to 256
+        "whole_chunks": {"n": 128, "b": 1, "d": 3},  # no ragged chunk, of any size up to 128
         "long": {"n": 50, "b": 1, "d": 3},  # several chunks
         "many_chunks": {"n": 300, "d": 3},  # sizes up to 256, and a ragged rest, of several rows
         "wide": {"n": 5, "d": 140},  # tiles of widths beyond 64 and 128

@@ -1,4 +1,4 @@
-"""Returns a row too few where its input is strided; the look-alike refuses such inputs, as code may that takes contiguous ones."""
+"""Returns a row too few where its input is strided; the look-alike refuses such inputs, as code may that wants them whole."""
 
 from honest import turn
 
