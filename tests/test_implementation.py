@@ -39,7 +39,7 @@ def test_what_the_contract_does_not_say_is_refused(answer: Any, said: str):
 
 
 def test_what_writes_into_an_input_is_refused_though_it_puts_back_what_was_there():
-    def run(q, k, v, past):
+    def run(q, *rest):
         q.mul_(2).div_(2)
         return OUT, STATE
 
