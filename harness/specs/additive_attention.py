@@ -162,7 +162,7 @@ def states_that_drown_the_annotations_weigh_all_alike(run, x: Bunch, rng):
     d = x.s.shape[2]
     found = run(x, s=torch.ones_like(x.s), query_weight=torch.full_like(x.query_weight, 200 / d)).weight
     seen = (torch.arange(x.h.shape[1], device=x.h.device) <= x.last[:, None])[:, None].expand_as(found)
-    return found, seen / seen.sum(-1, keepdim=True)
+    return found, seen.to(found.dtype) / seen.sum(-1, keepdim=True)
 
 
 @additive_attention.law

@@ -291,12 +291,12 @@ def _(k, v, decay, bonus, past_mean, past_weight):
     return wkv(k, v, decay, bonus * (torch.arange(len(bonus)) < 128), past_mean, past_weight)
 
 
-@wkv.mistake("a last whole chunk of 128 is taken for an empty one: the final state misses it")
+@wkv.mistake("a last whole chunk of 64 is taken for an empty one: the final state misses it")
 def _(k, v, decay, bonus, past_mean, past_weight):
     out, *state = wkv(k, v, decay, bonus, past_mean, past_weight)
-    if k.shape[1] % 128:
+    if k.shape[1] % 64:
         return out, *state
-    return out, *wkv(k[:, :-128], v[:, :-128], decay, bonus, past_mean, past_weight)[1:]
+    return out, *wkv(k[:, :-64], v[:, :-64], decay, bonus, past_mean, past_weight)[1:]
 
 
 @wkv.mistake("a last ragged chunk of 16 is dropped")

@@ -205,7 +205,7 @@ def test_nobody_knows_what_will_be_timed(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_what_is_wrong_every_other_time_is_found(tmp_path: Path):
-    path = mine(tmp_path, before="case.n == 64 and calls.append(1)", after=" * (1 + (len(calls) > 5 and len(calls) % 2))")
+    path = mine(tmp_path, before="case.n == 64 and calls.append(1)", after=" * (1 + (len(calls) > 3 and len(calls) % 2))")
     Path(path).write_text(Path(path).read_text().replace("gradients = True", "gradients, calls = False, []"))
     answer = worker.asked(cell(path, length=64))
     assert (answer.outcome, answer.note[:21]) == (WRONG, "timed it answers othe"), answer.note
