@@ -23,6 +23,8 @@ VERDICTS = (SLOWER, CANNOT_TELL, NOT_SLOWER)
 ALPHA, POWER = 0.05, 0.8
 # What alarms is asked again, in pairs that no alarm has chosen, and is slower only if it alarms each time: by chance, 1 in 400.
 ASKINGS = 2
+# How often each asking must find what all of them are to find in POWER of all tries.
+POWER_OF_EACH: float = POWER ** (1 / ASKINGS)
 TRIES = 500
 FEWEST_PAIRS, MOST_PAIRS = 6, 60
 
@@ -113,7 +115,7 @@ def calibrated(noise: Mapping[Key, Sequence[float]], threshold: float) -> tuple[
     level, limit = ALPHA / max(1, len(noise)), math.log1p(threshold)
     tries = _turned_round(noise)
     lows = {key: sorted(each[key].limits(level)[0] for each in tries) for key in noise}
-    finds = {key: -each[TRIES - math.ceil(_power_once() * TRIES)] for key, each in lows.items()}
+    finds = {key: -each[TRIES - math.ceil(POWER_OF_EACH * TRIES)] for key, each in lows.items()}
     alarms, alarmed = dict.fromkeys(noise, 0), 0
     for each in tries:
         if any(mean.middle >= limit for mean in each.values()):
@@ -181,14 +183,9 @@ def pairs_for(noise: Sequence[float], level: float, threshold: float) -> int | N
     """About how many pairs, an even number, would find the threshold; None if more than MOST_PAIRS."""
     spread = math.sqrt(statistics.fmean([d * d for d in noise]))
     for n in range(FEWEST_PAIRS, MOST_PAIRS + 1, 2):
-        if (quantile(level, n - 1) + quantile(1 - _power_once(), n - 1)) * spread / math.sqrt(n) <= math.log1p(threshold):
+        if (quantile(level, n - 1) + quantile(1 - POWER_OF_EACH, n - 1)) * spread / math.sqrt(n) <= math.log1p(threshold):
             return n
     return None
-
-
-def _power_once() -> float:
-    """How often each asking must find what all of them are to find in POWER of all tries."""
-    return float(POWER ** (1 / ASKINGS))
 
 
 @cache

@@ -178,9 +178,7 @@ def _joined(frames: "Mapping[str, pd.DataFrame]") -> "pd.DataFrame":
 
     if len(frames) == 1:
         return next(iter(frames.values()))
-    return pd.concat(
-        [frame.astype(object).assign(table=title).set_index("table").reset_index() for title, frame in frames.items()]
-    )
+    return pd.concat({title: frame.astype(object) for title, frame in frames.items()}, names=["table"]).reset_index(level="table")
 
 
 def _tabulated(frame: "pd.DataFrame", style: str) -> str:

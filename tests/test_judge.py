@@ -223,23 +223,32 @@ def test_steps_with_weights_of_before_are_wrong():
     assert remembering(refresh=False).outcome == "wrong"
 
 
-@pytest.mark.parametrize("of", [lambda x: x.shape[1], len], ids=["the first length", "the first number of rows"])
-def test_what_a_model_keeps_of_its_first_text_is_wrong(of):
+def told_of_hooked(make_hook, case: str, gradients: bool = True):
+    """What is said of the transformer without positions, each of whose models has a forward hook of its own."""
     it = catalogue.load_spec("transformer_nope")
     module = catalogue.load(catalogue.implementations()["transformer_nope/torch_sdpa"].path)
 
+    def prepare(case):
+        model = module.prepare(case)
+        model.register_forward_hook(make_hook())
+        return model
+
+    return judge.values(Implementation(it, prepare, {}, gradients), it.case(case), "normal")
+
+
+@pytest.mark.parametrize("of", [lambda x: x.shape[1], len], ids=["the first length", "the first number of rows"])
+def test_what_a_model_keeps_of_its_first_text_is_wrong(of):
     def outcome(guilty: bool):
-        def prepare(case):
-            model, sizes = module.prepare(case), []
+        def make_hook():
+            sizes = []
 
             def first_is_kept(module, given, said):
                 sizes.append(of(given[0]))
                 return 1.01 * said if guilty and sizes[0] != sizes[-1] else said
 
-            model.register_forward_hook(first_is_kept)
-            return model
+            return first_is_kept
 
-        return judge.values(Implementation(it, prepare, {}, False), it.case("one_head"), "normal").outcome
+        return told_of_hooked(make_hook, "one_head", gradients=False).outcome
 
     assert outcome(guilty=False) == "ok"
     assert outcome(guilty=True) == "wrong"
@@ -257,30 +266,14 @@ def test_what_a_model_keeps_of_its_first_text_is_wrong(of):
 )
 def test_a_model_is_judged_as_it_learns(in_training, outcome: str):
     """What it learns by is asked in training mode alone, where dropout cannot be judged."""
-    it = catalogue.load_spec("transformer_nope")
-    module = catalogue.load(catalogue.implementations()["transformer_nope/torch_sdpa"].path)
-
-    def prepare(case):
-        model = module.prepare(case)
-        model.register_forward_hook(lambda module, given, said: in_training(said) if module.training else said)
-        return model
-
-    answer = judge.values(Implementation(it, prepare, {}, True), it.case("one_token"), "normal")
+    answer = told_of_hooked(lambda: lambda module, given, said: in_training(said) if module.training else said, "one_token")
     assert answer.outcome == outcome
     assert ("only while training" in answer.note) is (outcome == "wrong")
 
 
 def test_a_model_that_writes_into_its_weights_is_told():
-    it = catalogue.load_spec("transformer_nope")
-    module = catalogue.load(catalogue.implementations()["transformer_nope/torch_sdpa"].path)
-
-    def prepare(case):
-        model = module.prepare(case)
-        model.register_forward_hook(lambda module, given, said: said + 0 * len(module.head.weight.data.mul_(0.9)))
-        return model
-
     with pytest.raises(ContractError, match=r"it writes into its input head.weight"):
-        judge.values(Implementation(it, prepare, {}, True), it.case("one_token"), "normal")
+        told_of_hooked(lambda: lambda module, given, said: said + 0 * len(module.head.weight.data.mul_(0.9)), "one_token")
 
 
 def _one_behind(step, mixer):

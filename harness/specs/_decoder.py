@@ -132,5 +132,10 @@ def sharp(x: Bunch, case: Case, rng: torch.Generator) -> dict[str, Tensor]:
 
 def large(x: Bunch, case: Case, rng: torch.Generator) -> dict[str, Tensor]:
     """Scores beyond what an exponential can hold: only less their maximum are they finite."""
-    more = {name: x[name] + 1 for name in x if name.endswith("norm1.bias")}
-    return more | {name: x[name] + 7 / case.d for name in x if name.endswith(("mixer.q.weight", "mixer.k.weight"))}
+    return raised(x, 7 / case.d, "mixer.q.weight", "mixer.k.weight")
+
+
+def raised(x: Bunch, by: float, *weights: str) -> dict[str, Tensor]:
+    """What mixers read raised by one, and their weights of these names by so much: what they make of it is large everywhere."""
+    read = {name: x[name] + 1 for name in x if name.endswith("norm1.bias")}
+    return read | {name: x[name] + by for name in x if name.endswith(weights)}

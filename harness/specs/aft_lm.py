@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from harness.spec import Bunch, Case, spec
-from harness.specs._decoder import CASES, CONTRACT, PARAMETERS, SIZES, decoder, give_laws
+from harness.specs._decoder import CASES, CONTRACT, PARAMETERS, SIZES, decoder, give_laws, raised
 from harness.specs._mixer import own
 from harness.specs._transformer import NO_POSITIONS
 from harness.specs.aft import aft, average
@@ -61,8 +61,7 @@ give_laws(aft_lm)
 @aft_lm.family
 def large(x: Bunch, case: Case, rng: torch.Generator):
     """Keys beyond what an exponential can hold, all of them."""
-    louder = {name: x[name] + 1 for name in x if name.endswith(".norm1.bias")}
-    return louder | {name: x[name] + 200 / case.d for name in x if name.endswith("mixer.k.weight")}
+    return raised(x, 200 / case.d, "mixer.k.weight")
 
 
 def _mistaken(name: str, **parts) -> None:

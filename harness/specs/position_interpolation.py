@@ -33,12 +33,7 @@ from harness.specs.rotary import angles, rotary, rotate
         "million": {"far": 1_000_000, "factor": 7.8125, "n": 19},  # from 128,000 to a million
         "no_factor": {"factor": 1.0},  # rotary embedding
         "fraction": {"factor": 2.5},  # a factor that is taken for a whole number
-        "many_rows": {
-            "n": 150,
-            "b": 1,
-            "h": 9,
-            "far": 400,
-        },  # what is done for the first tiles of rows, or the first heads, alone
+        "many_rows": {"n": 150, "b": 1, "h": 9, "far": 400},  # what is done for the first tiles of rows, or heads, alone
         "base": {"base": 500.0},  # a base that is built in
     },
 )

@@ -29,12 +29,7 @@ from harness.spec import Bunch, Case, spec
         "very_far": {"far": 131072, "n": 11},  # positions in 16 bits
         "million": {"far": 1_000_000, "n": 19},  # a table of any trained length, float32 that is a little less
         "million_wide": {"far": 1_000_000, "n": 5, "d": 64},  # frequencies of which few are short in binary
-        "many_rows": {
-            "n": 150,
-            "b": 1,
-            "h": 9,
-            "far": 400,
-        },  # what is done for the first tiles of rows, or the first heads, alone
+        "many_rows": {"n": 150, "b": 1, "h": 9, "far": 400},  # what is done for the first tiles of rows, or heads, alone
         "base": {"base": 500.0},  # a base that is built in
     },
 )

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from harness.spec import Bunch, Case, spec
-from harness.specs._decoder import CONTRACT, give_laws, layers, linear, norm
+from harness.specs._decoder import CONTRACT, give_laws, layers, linear, norm, raised
 from harness.specs.wkv import recurrence, speeds, wkv
 
 PARAMETERS = """
@@ -109,9 +109,8 @@ def normal(x: Bunch, case: Case, rng: torch.Generator):
 @rwkv4.family
 def large(x: Bunch, case: Case, rng: torch.Generator):
     """Keys beyond what an exponential can hold, all of them, the first too, which has no token before it to be mixed with."""
-    changed = {name: x[name] + 1 for name in x if name.endswith(".norm1.bias")}
-    changed |= {name: 1 + 0 * x[name] for name in x if name.endswith("mixer.mix_k")}
-    return changed | {name: x[name] + 200 / case.d for name in x if name.endswith("mixer.k.weight")}
+    unmixed = {name: 1 + 0 * x[name] for name in x if name.endswith("mixer.mix_k")}
+    return unmixed | raised(x, 200 / case.d, "mixer.k.weight")
 
 
 def _without_maximum(k, v, decay, bonus, mean, weight):
