@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from harness import budget, terms
+from harness import parameters, terms
 from harness.cell import OK, Answer, Cell, Record
 from harness.implementation import Implementation
 
@@ -61,7 +61,7 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
     told, counted = {}, {}
     for stage, ask, of_stage in training.stages(cell, contestant, lambda share, doing: progress(0.02 + 0.9 * share, doing)):
         found[stage] = _measured(probe, ask)
-        told[stage], counted = of_stage, budget.counted(ask.model, ask.reference.weights if ask.reference else {})
+        told[stage], counted = of_stage, parameters.counted(ask.model, ask.reference.weights if ask.reference else {})
     values = {
         "found": found,
         "score": {name: probe.score(columns) for name, columns in found.items()},

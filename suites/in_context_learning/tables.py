@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
-from harness import budget, interval, readings
+from harness import interval, parameters, readings
 from harness.cell import OK, Cell, Record
 
 from . import claims, comparison
@@ -167,7 +167,7 @@ def _training(good: Sequence[Record]) -> Rows:
                         "score of conformance": round(max(float(r.values["conformance"]) for r in own), 2),
                         "training bits per answer": round(interval.mean([t["bits_per_answer"] for t in told]), 3),
                         "time_s": round(interval.mean([t["time_s"] for t in told]), 1),
-                        "note": budget.note(own[0].values, _parameters(own[0].cell), first),
+                        "note": parameters.note(own[0].values, _parameters(own[0].cell), first),
                     }
                 )
     return rows

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from harness import Unsupported, budget, readings
+from harness import Unsupported, parameters, readings
 from harness.cell import Cell, Record
 from harness.implementation import Implementation
 from harness.watched import Watched
@@ -43,7 +43,7 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
     return {
         "text": corpus.name,
         "length": length,
-        **budget.counted(done.model, done.weights),
+        **parameters.counted(done.model, done.weights),
         "training": done.told,
         "bits_per_byte": {str(c): _rounded(b) for c, b in bits.items()},
         "by_position": {str(stop): _rounded(b) for stop, b in by_position.items()},
@@ -216,7 +216,7 @@ def _training_row(good: Sequence[Record]) -> dict[str, Any]:
         "score of conformance": round(max(float(r.values["score"]) for r in good), 2),
         "training bits per byte": round(sum(t["bits_per_byte"] for t in told) / len(good), 3),
         "time_s": round(sum(t["time_s"] for t in told) / len(good), 1),
-        "note": budget.note(good[0].values, scale_of(good[0].cell)["parameters"], told[0]),
+        "note": parameters.note(good[0].values, scale_of(good[0].cell)["parameters"], told[0]),
     }
 
 

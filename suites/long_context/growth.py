@@ -1,7 +1,7 @@
 """Growth with length: time and bytes of a training step, of prefill and of generation, as exponents beside what the papers say.
 
 The models are untrained, with the sizes of the scale: neither time nor memory hangs on values here. Lengths double from the
-training length on, until a call takes too long for the budget. Exponents are fitted as in `harness.growth`. Nothing is said where
+training length on, until a call takes too long. Exponents are fitted as in `harness.growth`. Nothing is said where
 the lengths end before 16 times the training length: models work in chunks, and may be quadratic within one.
 """
 
@@ -112,11 +112,11 @@ def training(model: nn.Module, ids: Tensor) -> Callable[[], Any]:
 
 
 def over_lengths(
-    make: Callable[[int], Callable[[], Any]], lengths: Sequence[int], budget_s: float, rounds: int, device: str = "cpu"
+    make: Callable[[int], Callable[[], Any]], lengths: Sequence[int], limit_s: float, rounds: int, device: str = "cpu"
 ) -> tuple[dict[str, list[float]], dict[str, list[int]], str]:
     """By length: seconds of `rounds` calls, and bytes at the peak of one; then why longer ones were not asked, if they were not.
 
-    `make(n)` gives a call with fresh inputs. Each length is warmed up. The next is asked where all rounds fit into the budget.
+    `make(n)` gives a call with fresh inputs. Each length is warmed up. The next is asked where all rounds fit into the limit.
     """
     warmed: dict[int, float] = {}
     bytes_: dict[str, list[int]] = {}
@@ -125,8 +125,8 @@ def over_lengths(
         before = list(warmed.values())
         if before:
             steeper = min(4.0, max(2.0, before[-1] / before[-2])) if len(before) > 1 else 2.0
-            if rounds * (sum(before) + steeper * before[-1]) > budget_s:
-                ended = f"{n:,} would take over {budget_s:g} s"
+            if rounds * (sum(before) + steeper * before[-1]) > limit_s:
+                ended = f"{n:,} would take over {limit_s:g} s"
                 break
             if 4 * bytes_[str(n // 2)][0] > LARGEST:
                 ended = f"{n:,} could need over {LARGEST:,} bytes"
@@ -148,10 +148,10 @@ def over_lengths(
 
 @torch.inference_mode()
 def generation(
-    model: Any, ids: Callable[[int, int], Tensor], lengths: Sequence[int], budget_s: float, rounds: int, steps: int, device: str
+    model: Any, ids: Callable[[int, int], Tensor], lengths: Sequence[int], limit_s: float, rounds: int, steps: int, device: str
 ) -> tuple[dict[str, list[float]], dict[str, list[int]], str]:
     """By bytes that went before: seconds of one step, the mean of so many `steps` on, in each round; bytes carried, a row; why it
-    ends. The state is copied for each round, and was made byte by byte, for half the budget at most."""
+    ends. The state is copied for each round, and was made byte by byte, for half the limit at most."""
     try:
         asking.check_stepwise(model)
     except Unsupported as reason:
@@ -168,8 +168,8 @@ def generation(
         if at + 1 in lengths:
             states[at + 1] = copy.deepcopy(state)
             spent = time.perf_counter() - began
-            if at + 1 < lengths[-1] and 2 * spent > budget_s / 2:
-                ended = f"{2 * (at + 1):,} would take over {budget_s:g} s"
+            if at + 1 < lengths[-1] and 2 * spent > limit_s / 2:
+                ended = f"{2 * (at + 1):,} would take over {limit_s:g} s"
                 break
 
     def make(n: int) -> Callable[[], Any]:

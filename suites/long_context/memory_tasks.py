@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from harness import Unsupported, budget, interval, readings
+from harness import Unsupported, interval, parameters, readings
 from harness import pictures as drawing
 from harness.cell import Cell, Record
 from harness.implementation import Implementation
@@ -48,7 +48,7 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
                 found[name][str(segments)] = str(reason)
             else:
                 found[name][str(segments)] = right
-    return {**found, "text": corpus.name, **budget.counted(done.model, done.weights), "training": done.told}
+    return {**found, "text": corpus.name, **parameters.counted(done.model, done.weights), "training": done.told}
 
 
 def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
@@ -130,5 +130,5 @@ def _training(values: Sequence[Mapping[str, Any]], scale: Mapping[str, Any]) -> 
         "score of conformance": round(max(float(of["score"]) for of in values), 2),
         "training bits per answer": round(interval.mean([t["bits_per_answer"] for t in told]), 3),
         "time_s": round(interval.mean([t["time_s"] for t in told]), 1),
-        "note": budget.note(values[0], scale["parameters"], told[0]),
+        "note": parameters.note(values[0], scale["parameters"], told[0]),
     }

@@ -255,8 +255,8 @@ def test_models_have_about_as_many_parameters(name, scale):
     of = replace(cell("mqar", spec, implementation), settings={"scale": scale})
     contestant, probe = Implementation.of(of), icl.probe_of(of)
     case = contestant.spec.case("plain", torch.float32, "cpu").resized(icl.training.sizes_of(of, contestant))
-    budget = icl.scales.SCALES[scale]["parameters"] + 2 * probe.v * case.d
-    assert sum(p.numel() for p in contestant.prepare(case).parameters()) == pytest.approx(budget, rel=0.05)
+    wanted = icl.scales.SCALES[scale]["parameters"] + 2 * probe.v * case.d
+    assert sum(p.numel() for p in contestant.prepare(case).parameters()) == pytest.approx(wanted, rel=0.05)
 
 
 @pytest.mark.xdist_group("in-context-learning")

@@ -111,9 +111,9 @@ def test_the_default_text_has_room_for_the_windows_of_each_scale(scale: str):
 @pytest.mark.xdist_group("long-context")
 def test_training_is_on_equal_terms(place: Path):
     records = measured(place)
-    budgets = [record.values["parameters"] for record in records]
-    assert max(budgets) <= 1.05 * 41_600, "a model has more than 5 % over the budget of parameters"
-    assert min(budgets) >= 0.95 * 41_600, "a model has more than 5 % under the budget of parameters"
+    parameters = [record.values["parameters"] for record in records]
+    assert max(parameters) <= 1.05 * 41_600, "a model has over 5 % more parameters than wanted"
+    assert min(parameters) >= 0.95 * 41_600, "a model has over 5 % fewer parameters than wanted"
     for record in records:
         told = record.values["training"]
         assert set(told["search"]) == {"0.003", "0.01"}

@@ -21,16 +21,16 @@ def counted(model: "nn.Module", learned: Mapping[str, Any]) -> dict[str, int]:
     }
 
 
-def note(values: Mapping[str, Any], budget: int, training: Mapping[str, Any]) -> str:
+def note(values: Mapping[str, Any], wanted: int, training: Mapping[str, Any]) -> str:
     """Said of a record whose model was not trained as the others, has more or fewer parameters, or many numbers that are none."""
     notes = [f"weights of {training['weights_of']}"] if "weights_of" in training else []
     if tuned := training.get("fine_tuned"):
         notes.append(f"fine-tuned on {tuned['bytes']} bytes at {tuned['length']}")
     # Records of before 2026-11-22 do not say what is beside the parameters.
     parameters, beside = values["parameters"], values.get("beside_parameters", 0)
-    off = parameters / budget - 1
+    off = parameters / wanted - 1
     if abs(off) > UNEQUAL:
-        notes.append(f"{abs(off):.0%} {'over' if off > 0 else 'under'} the {budget:,} parameters of the others")
+        notes.append(f"{abs(off):.0%} {'over' if off > 0 else 'under'} the {wanted:,} parameters of the others")
     if beside > UNEQUAL * parameters:
         notes.append(f"beside its parameters {beside:,} numbers of its state_dict, which training may fill")
     return ", ".join(notes)

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from harness import budget
+from harness import parameters
 
 
 class Counts(nn.Module):
@@ -26,16 +26,16 @@ class Counts(nn.Module):
 
 def test_what_is_kept_beside_the_parameters_is_counted():
     counts = Counts()
-    assert budget.counted(counts, counts.state_dict()) == {"parameters": 16, "beside_parameters": 107}
-    assert budget.counted(counts, {"one.weight": counts.one.weight}) == {"parameters": 16, "beside_parameters": 0}, (
+    assert parameters.counted(counts, counts.state_dict()) == {"parameters": 16, "beside_parameters": 107}
+    assert parameters.counted(counts, {"one.weight": counts.one.weight}) == {"parameters": 16, "beside_parameters": 0}, (
         "its own codes"
     )
 
 
 def test_the_note_says_what_is_unequal():
-    assert not budget.note({"parameters": 104, "beside_parameters": 5}, 100, {})
-    assert not budget.note({"parameters": 100}, 100, {}), "an older record"
-    assert budget.note({"parameters": 1200}, 1000, {}) == "20% over the 1,000 parameters of the others"
-    assert budget.note({"parameters": 800}, 1000, {}) == "20% under the 1,000 parameters of the others"
-    filled = budget.note({"parameters": 100, "beside_parameters": 16_777_216}, 100, {})
+    assert not parameters.note({"parameters": 104, "beside_parameters": 5}, 100, {})
+    assert not parameters.note({"parameters": 100}, 100, {}), "an older record"
+    assert parameters.note({"parameters": 1200}, 1000, {}) == "20% over the 1,000 parameters of the others"
+    assert parameters.note({"parameters": 800}, 1000, {}) == "20% under the 1,000 parameters of the others"
+    filled = parameters.note({"parameters": 100, "beside_parameters": 16_777_216}, 100, {})
     assert filled == "beside its parameters 16,777,216 numbers of its state_dict, which training may fill"
