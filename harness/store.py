@@ -43,10 +43,6 @@ class Store:
             with path.open(encoding="utf-8", errors="replace") as lines:
                 yield from (_record(line) for line in lines if line.strip())
 
-    def latest(self, suite: str, machine: str | None = None) -> dict[str, Record]:
-        """The newest record of each identity."""
-        return {record.identity: record for record in self.read(suite, machine)}
-
 
 def _record(line: str) -> Record | None:
     try:

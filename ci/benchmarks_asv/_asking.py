@@ -75,10 +75,12 @@ def _stored(suite, name, code):
     from harness import machine
 
     asked = (code, machine.name(), machine.versions())
-    records = [
-        record for record in _store(name).latest(suite).values() if (record.digests, record.machine, record.versions) == asked
-    ]
-    return [record for record in records if name in _names(record.cell) and record.outcome in ("ok", "wrong", "unsupported")]
+    newest = {
+        record.cell.key: record
+        for record in _store(name).read(suite)
+        if (record.digests, record.machine, record.versions) == asked and name in _names(record.cell)
+    }
+    return [record for record in newest.values() if record.outcome in ("ok", "wrong", "unsupported")]
 
 
 def _asked_anew(suite, name):
