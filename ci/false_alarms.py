@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 from tabulate import tabulate
 
-from harness import Unsupported, audit, catalogue, machine, plan
+from harness import Unsupported, audit, catalogue, machine, plan, request
 from harness.cell import Cell
 from harness.implementation import Implementation
 from harness.plan import WrongRequest
@@ -123,7 +123,7 @@ def spread_of(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _settings(words: list[str]) -> dict[str, Any]:
     """The words, each of the type of its default."""
-    said = {key: value for key, _, value in (word.partition("=") for word in words)}
+    said = request.read(words, WORDS)
     for key in said.keys() - WORDS:
         raise WrongRequest(f"no setting named {key!r}.{catalogue.suggestion(key, WORDS)}")
     return {key: plan.typed_as(key, said.get(key, default), default) for key, default in WORDS.items()}

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 from tabulate import tabulate
 
-from harness import machine, plan
+from harness import machine, plan, request
 from harness.paired import SLOWER, VERDICTS
 from harness.plan import WrongRequest
 
@@ -57,7 +57,7 @@ def write(place: Path, asked: str, rows: pd.DataFrame) -> None:
 
 
 def main(words: list[str]) -> int:
-    settings = {key: value for key, _, value in (word.partition("=") for word in words)}
+    settings = request.read(words)
     times, out = plan.typed_as("times", settings.pop("times", 20), 20), settings.pop("out", "")
     if not times:
         raise WrongRequest("times=0 compares nothing.\n  Try: times=20")

@@ -4,11 +4,10 @@ Nothing heavy is imported before it is needed: `harness list` reads paths and li
 """
 
 import keyword
-import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any
@@ -18,6 +17,7 @@ import typer
 from harness import catalogue, plan
 from harness.cell import OK, UNSUPPORTED
 from harness.contract import ContractError
+from harness.request import Request, folder, limits_of, machine_of, read
 
 app = typer.Typer(
     help="Judge sequence-model components: is it right, does it hold past its training length, what does it cost?",
@@ -27,7 +27,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 RUN = {"tables": True}  # words that `run` alone understands, with their defaults
-LARGEST_MEMORY = 2**62  # bytes: a limit beyond what the kernel can count ends every worker
 Words = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, such as suite=correctness spec=attention.")
 ]
@@ -58,7 +57,7 @@ def show(name: Annotated[str, typer.Argument(help="A spec, an implementation (sp
 @app.command("plan")
 def plan_(words: Words = None) -> None:
     """Say what `run` would ask, and what the store already answers."""
-    request = _Request(words)
+    request = Request(read(words))
     todo, answered, seconds = request.split()
     counts: dict[tuple[str, str], int] = {}
     for cell, _ in todo:
@@ -73,11 +72,11 @@ def run(words: Words = None) -> None:
     """Ask every implementation of a selection what a suite asks; print and write the table, if not tables=false."""
     from harness import progress, report, runner
 
-    settings: dict[str, Any] = dict(_read(words))
+    settings: dict[str, Any] = dict(read(words))
     tables = plan.typed_as("tables", settings.pop("tables", RUN["tables"]), RUN["tables"])
     plan.checked(settings)
     runner.start_early()
-    request = _Request(None, settings)
+    request = Request(settings)
     todo, records, seconds = request.split()
     if seconds:
         typer.echo(f"{len(todo)} cells{request.about(seconds)}; interrupted, it goes on where it was", err=True)
@@ -100,10 +99,10 @@ def again(
     from harness import progress, report
     from harness.store import Store
 
-    settings = _read(words)
+    settings = read(words)
     if unknown := set(settings) - {"results", "timeout", "memory"}:
         raise plan.WrongRequest(f"`again` takes no {unknown.pop()!r}; it takes results, timeout and memory")
-    store = Store(_folder(settings.pop("results", "results")))
+    store = Store(folder(settings.pop("results", "results")))
     found = {record.cell.key: record for record in store.read() if record.cell.key.startswith(key)}
     if len(found) != 1:
         said = f"no record has the key {key!r}" if not found else f"{len(found)} keys begin with {key!r}: {', '.join(found)}"
@@ -113,7 +112,7 @@ def again(
     cell = next(iter(found.values())).cell
     _, suite = plan.selection({"suite": cell.suite})
     typed = {key: plan.typed_as(key, value, 0.0) for key, value in settings.items()}
-    limits = _limits(suite, {"timeout": 0.0, "memory": 0.0, "workers": 1} | typed)
+    limits = limits_of(suite, {"timeout": 0.0, "memory": 0.0, "workers": 1} | typed)
     records = progress.follow([(cell, plan.digests(cell, suite))], limits, store, {})
     typer.echo(report.message(records[0]) + _values(records[0].values))
     raise typer.Exit(_status(records))
@@ -126,7 +125,7 @@ def check(
     """Judge one file straight away: every case, dtype, family and law. Nothing is stored."""
     from harness import progress, report
 
-    settings: dict[str, Any] = dict(_read(words))
+    settings: dict[str, Any] = dict(read(words))
     if "impl" in settings:
         raise plan.WrongRequest(f"`check` judges {path} alone; for several say: harness run suite=correctness impl={path},...")
     if Path(path).is_dir():
@@ -137,7 +136,7 @@ def check(
         if not declared:
             raise plan.WrongRequest(f"which spec does {path} claim to compute? Say spec=NAME.\n  All of them: harness list specs")
         settings["spec"] = declared
-    request = _Request(None, {"suite": "correctness", **settings, "impl": name})
+    request = Request({"suite": "correctness", **settings, "impl": name})
     todo: list[tuple[Any, dict[str, str]]] = [(cell, {}) for cell in request.cells]
     records = progress.follow(todo, request.limits, None, {})
     typer.echo(report.render(report.tables(request.suite, records), "text"))
@@ -158,7 +157,7 @@ def audit(
     from harness import machine, progress, report
 
     specs = [word for word in words or () if "=" not in word]
-    settings = _read([word for word in words or () if "=" in word])
+    settings = read([word for word in words or () if "=" in word])
     asked = judge_of_judges.chosen(specs, settings)
     meter = progress.Meter({job: asked.cost(job) for job in asked.jobs}, "cases")
     with progress.shown(meter) as show:
@@ -172,7 +171,7 @@ def audit(
     found = judge_of_judges.tables(asked)
     typer.echo(report.render({title: found[title] for title in list(found)[:2]}, "text"))
     if "results" in settings:
-        files = judge_of_judges.write(asked, _folder(settings["results"]))
+        files = judge_of_judges.write(asked, folder(settings["results"]))
         typer.echo("\nwritten: " + ", ".join(map(str, files)))
     if said := judge_of_judges.complaints(asked):
         typer.echo("\n" + said, err=True)
@@ -188,7 +187,7 @@ def new(
     """Write a file that runs at once: the start of an implementation of one's own."""
     from harness import show as pages
 
-    settings = _read(words)
+    settings = read(words)
     if kind != "implementation":
         raise plan.WrongRequest(f"cannot make a new {kind!r}.{catalogue.suggestion(kind, ['implementation'])}")
     if set(settings) != {"spec"}:
@@ -222,12 +221,12 @@ def table(words: Words = None) -> None:
     """Print the table of a suite from what is stored; format=text, markdown, csv, latex, html or parquet, out=FILE."""
     from harness import report
 
-    settings = _read(words)
+    settings = read(words)
     form, out = _form(settings)
-    where = _machine(settings)
-    request = _Request(None, settings)
+    where = machine_of(settings)
+    request = Request(settings)
     known = list(request.store.lines(request.name, where))
-    records = request.newest(filter(None, known), request.cells)
+    records = request.newest(filter(None, known))
     if many := known.count(None):
         said = "1 line is no record and is" if many == 1 else f"{many} lines are no records and are"
         typer.echo(f"{said} passed over: {request.store.path(where, request.name)}", err=True)
@@ -273,12 +272,12 @@ def score(
     from harness import score as cards
     from harness.store import Store
 
-    settings = _read(words)
+    settings = read(words)
     form, out = _form(settings)
-    where = _machine(settings)
+    where = machine_of(settings)
     if unknown := set(settings) - {"results"}:
         raise plan.WrongRequest(f"`score` takes no {unknown.pop()!r}; it takes format, out, machine and results")
-    store = Store(_folder(settings.get("results", "results")))
+    store = Store(folder(settings.get("results", "results")))
     records = cards.stored(store, where)
     subjects = cards.resolved(name, [*cards.registered(), *(record.cell.subject for record in records)])
     if not any(record.cell.subject in subjects for record in records):
@@ -300,137 +299,6 @@ def doctor() -> None:
     typer.echo(examination.report())
 
 
-class _Request:
-    """A checked selection, its suite and its store."""
-
-    def __init__(self, words: Sequence[str] | None, settings: dict[str, Any] | None = None):
-        from harness.store import Store
-
-        self.selection, self.suite = plan.selection(settings if settings is not None else dict(_read(words)))
-        self.name = str(self.selection.words["suite"])
-        self.store = Store(_folder(self.selection.words["results"]))
-        self.limits = _limits(self.suite, self.selection.words)
-        self.cells = plan.cells(self.selection, self.suite)
-
-    @property
-    def title(self) -> str:
-        """The name of the tables: that of the suite, and what was chosen otherwise than by default."""
-        own = catalogue.find("suite", self.name).facts
-        chosen = self.selection.settings
-        return ".".join([self.name, *(str(chosen[key]) for key in own.get("choices", {}) if chosen[key] != own["settings"][key])])
-
-    def stored(self) -> list[Any]:
-        """The newest record here of each cell that the suite would ask under the same settings of any seed, task, form or length:
-        what a run did not ask again stays in the tables."""
-        chosen = self.selection
-        narrowed = [word for word in chosen.seen if word in chosen.settings and not chosen.patterns(word)[:1].isdecimal()]
-        everything = plan.Selection(plan.WORDS, {**chosen.settings, **dict.fromkeys(narrowed, "*")})
-        cells = [*plan.cells(everything, self.suite), *self.cells]
-        order = {key: i for i, key in enumerate(dict.fromkeys(map(plan.of_any_seed, cells)))}
-        newest = {record.cell.key: record for record in self.read()}.values()
-        told = [(order[key], record) for record in newest if (key := plan.of_any_seed(record.cell)) in order]
-        return [record for _, record in sorted(told, key=lambda one: one[0])]
-
-    def read(self) -> list[Any]:
-        """What is stored of the suite on this machine, as it is now."""
-        from harness import machine
-
-        return list(self.store.read(self.name, machine.name()))
-
-    def newest(self, records: Iterable[Any], cells: Iterable[Any]) -> list[Any]:
-        """The newest of these records of each of these cells."""
-        newest = {record.cell.key: record for record in records}
-        return [newest[key] for key in dict.fromkeys(cell.key for cell in cells) if key in newest]
-
-    def otherwise(self, records: Iterable[Any]) -> list[str]:
-        """In which words those of these records that are of whom is asked differ from the selection."""
-        from harness.selections import facts_of_cell
-
-        subjects = {cell.subject for cell in self.cells}
-        told = []
-        for cells in (self.cells, [record.cell for record in records if record.cell.subject in subjects]):
-            rounds = 1 + max((cell.settings.get("round", 0) for cell in cells), default=0)
-            words = {"rounds": {str(rounds)}} if cells and "rounds" in self.selection.settings else {}
-            for cell in cells:
-                for key, value in facts_of_cell(cell).items():
-                    words.setdefault(key, set()).add(value)
-            told.append(words)
-        asked, there = told
-        return [
-            f"{key}={','.join(sorted(values))}"
-            for key, values in there.items()
-            if key != "round" and values.isdisjoint(asked.get(key, ()))
-        ]
-
-    def about(self, seconds: Mapping[Any, float]) -> str:
-        """In words how long cells take together that take so many seconds each."""
-        if not seconds:
-            return ""
-        together = sum(seconds.values()) / min(self.limits.workers, len(seconds))
-        return f", about {together / 60:.0f} minutes" if together > 90 else f", about {together:.0f} seconds"
-
-    def split(self) -> tuple[list[Any], list[Any], dict[Any, float]]:
-        """The cells to be asked here, the records of those that are answered, and about how long each of the former takes."""
-        from harness import machine
-
-        if (threads := self.selection.settings.get("threads", 0)) > machine.cores():
-            raise plan.WrongRequest(f"threads={threads}, but {machine.cores()} cores are seen here; threads=0 takes all of them")
-        stored = self.read()
-        todo, answered = plan.unanswered(self.cells, self.suite, [] if self.selection.words["rerun"] else stored)
-        return todo, answered, plan.seconds([cell for cell, _ in todo], self.suite, stored)
-
-
-def _limits(suite: Any, words: Any) -> Any:
-    from harness import machine
-    from harness.runner import Limits
-
-    own = suite.limits
-    memory_bytes = min(float(words["memory"] or own["memory"]) * 2**30, LARGEST_MEMORY)
-    workers = int(words["workers"] or own.get("workers", machine.cores()))
-    return Limits(float(words["timeout"] or own["timeout"]), int(memory_bytes), workers)
-
-
-def _read(words: Sequence[str] | None) -> dict[str, str]:
-    """`key=value` words as settings."""
-    settings: dict[str, str] = {}
-    for word in words or ():
-        key, equals, value = word.partition("=")
-        if not equals or not key:
-            raise plan.WrongRequest(f"{word!r} is no setting; settings are written key=value.\n  known: {', '.join(plan.WORDS)}")
-        if not value:
-            raise plan.WrongRequest(f"{key}= is empty; leave it out, or say {key}=VALUE")
-        if key in settings:
-            raise plan.WrongRequest(f"{key} is given twice; a list has commas: {key}={settings[key]},{value}")
-        settings[key] = value
-    return settings
-
-
-def _folder(name: str) -> Path:
-    """The folder of results, which must be one that can be written to."""
-    place = Path(name)
-    nearest = next(folder for folder in [place, *place.absolute().parents] if folder.exists())
-    if place.is_symlink() and not place.exists():
-        raise plan.WrongRequest(f"results={name} is a link to nowhere.\n  Give another: results=FOLDER")
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise plan.WrongRequest(
-            f"results={name}: {nearest} is not a folder that can be written to.\n  Give another: results=FOLDER"
-        )
-    return place
-
-
-def _machine(settings: dict[str, str]) -> str:
-    """The machine whose records are meant, taken out of the settings; a pattern would mix those of several."""
-    from harness import machine
-
-    name = settings.pop("machine", machine.name())
-    if not set(name).isdisjoint("*?[/"):
-        raise plan.WrongRequest(
-            f"machine={name} is not the name of one machine, and records of several are not mixed.\n"
-            "  Leave it out for this one; two beside each other: harness compare machine=A machine=B suite=NAME"
-        )
-    return name
-
-
 def _two(words: Sequence[str]) -> tuple[str, str, dict[str, str]]:
     """The two that are compared, both revisions or both selections, and the settings after them."""
     chosen = [[part.partition("=")[0] for part in word.split() if "=" in part] for word in words[:2]]
@@ -440,14 +308,14 @@ def _two(words: Sequence[str]) -> tuple[str, str, dict[str, str]]:
             "  Revisions: harness compare main . spec=attention\n"
             "  Selections: harness compare impl=plain impl=torch_sdpa suite=speed spec=attention"
         )
-    return words[0], words[1], _read(words[2:])
+    return words[0], words[1], read(words[2:])
 
 
 def _compare_stored(first: str, second: str, settings: dict[str, str], form: str, out: Path | None) -> None:
     from harness import selections
     from harness.store import Store
 
-    store = Store(_folder(settings.pop("results", "results")))
+    store = Store(folder(settings.pop("results", "results")))
     if "suite" not in settings:
         raise plan.WrongRequest(f"which suite? Say suite=NAME.\n  known: {', '.join(catalogue.suites())}")
     suite, quantity = catalogue.find("suite", settings.pop("suite")).name, settings.pop("quantity", "")

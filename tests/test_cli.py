@@ -6,7 +6,6 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -125,11 +124,6 @@ def test_an_interruption_before_anything_is_asked_is_told(monkeypatch: pytest.Mo
     assert capsys.readouterr().err == "\nharness: interrupted\n"
 
 
-def test_a_limit_of_memory_is_one_that_the_kernel_can_count():
-    suite = SimpleNamespace(limits={"memory": 8.0, "timeout": 60.0})
-    assert cli._limits(suite, {"memory": 1e11, "timeout": 0.0, "workers": 1}).memory_bytes < 2**63
-
-
 @pytest.mark.parametrize("words", [["table", "suite=correctness"], ["score", "rotary/complex"]], ids=lambda words: words[0])
 def test_a_pattern_of_machines_is_refused(words: list[str], tmp_path: Path):
     """It would set records of several machines in one table."""
@@ -225,26 +219,6 @@ def test_a_table_of_nothing_says_what_is_stored_otherwise_and_which_lines_are_no
     where = f"machine={machine.name()}-not"
     said = harness("table", "suite=speed", "spec=rms_norm", where, cwd=tmp_path)
     assert f"\n  machines with records: {machine.name()} (say machine=NAME)\n" in said.stderr
-
-
-def test_a_store_is_read_once_for_what_is_answered_and_how_long_the_rest_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    reads, lines = [], Store.lines
-    monkeypatch.setattr(Store, "lines", lambda *of: reads.append(of) or lines(*of))
-    words = [
-        "suite=correctness",
-        "spec=rotary",
-        "impl=pairs",
-        "case=plain",
-        "dtype=float32",
-        "family=normal",
-        f"results={tmp_path}",
-    ]
-    ((cell, code),), answered, seconds = cli._Request(words).split()
-    assert (len(reads), answered, seconds) == (1, [], {})
-    Store(tmp_path).append(Record(cell, "ok", {}, "", code, machine.name(), machine.versions(), 7.0, "2026", "r"))
-    todo, answered, seconds = cli._Request(words).split()
-    assert (todo, [record.cell for record in answered], seconds) == ([], [cell], {})
-    assert cli._Request([*words, "rerun=true"]).split() == ([(cell, code)], [], {cell: 7.0})
 
 
 def test_an_edited_implementation_is_asked_again(tmp_path: Path):

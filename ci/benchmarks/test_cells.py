@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from harness import catalogue, clock, cost, judge, plan, report, runner, work
+from harness import catalogue, clock, cost, judge, plan, report, request, runner, work
 from harness.cell import OK, UNSUPPORTED, Cell
 from harness.implementation import Implementation
 
@@ -19,7 +19,7 @@ BEFORE = {"scale": "smoke", "length": "64", "dtype": "float32", "rounds": "1"}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    words = dict(word.split("=", 1) for word in metafunc.config.getoption("cells").split())
+    words = request.read(metafunc.config.getoption("cells").split())
     cells = plan.cells(*plan.selection({"suite": "speed", **BEFORE, **words}))
     metafunc.parametrize("cell", cells, ids=_name)
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from harness import catalogue, plan, terms, weights
+from harness import catalogue, plan, request, terms, weights
 from harness.cell import Cell
 from harness.implementation import Implementation
 
@@ -94,7 +94,7 @@ def _made(cell: Cell, sizes: Mapping[str, Any]) -> nn.Module:
 
 def main(words: list[str]) -> None:
     """Write the file that the first word names."""
-    path, settings = Path(words[0]), dict(word.split("=", 1) for word in words[1:])
+    path, settings = Path(words[0]), request.read(words[1:])
 
     def report(share: float, doing: str) -> None:
         if sys.stderr.isatty():
