@@ -27,6 +27,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 RUN = {"tables": True}  # words that `run` alone understands, with their defaults
+# All that these understand, where the others take what a suite takes.
+AGAIN, SCORE, NEW = ("results", "timeout", "memory"), ("format", "out", "machine", "results"), ("spec",)
 Words = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, such as suite=correctness spec=attention.")
 ]
@@ -99,8 +101,8 @@ def again(
     from harness import progress, report
     from harness.store import Store
 
-    settings = read(words)
-    if unknown := set(settings) - {"results", "timeout", "memory"}:
+    settings = read(words, AGAIN)
+    if unknown := set(settings) - set(AGAIN):
         raise plan.WrongRequest(f"`again` takes no {unknown.pop()!r}; it takes results, timeout and memory")
     store = Store(folder(settings.pop("results", "results")))
     found = {record.cell.key: record for record in store.read() if record.cell.key.startswith(key)}
@@ -157,7 +159,7 @@ def audit(
     from harness import machine, progress, report
 
     specs = [word for word in words or () if "=" not in word]
-    settings = read([word for word in words or () if "=" in word])
+    settings = read([word for word in words or () if "=" in word], judge_of_judges.WORDS)
     asked = judge_of_judges.chosen(specs, settings)
     meter = progress.Meter({job: asked.cost(job) for job in asked.jobs}, "cases")
     with progress.shown(meter) as show:
@@ -187,10 +189,10 @@ def new(
     """Write a file that runs at once: the start of an implementation of one's own."""
     from harness import show as pages
 
-    settings = read(words)
+    settings = read(words, NEW)
     if kind != "implementation":
         raise plan.WrongRequest(f"cannot make a new {kind!r}.{catalogue.suggestion(kind, ['implementation'])}")
-    if set(settings) != {"spec"}:
+    if set(settings) != set(NEW):
         raise plan.WrongRequest(f"say which spec: harness new implementation {name} spec=NAME\n  All of them: harness list specs")
     spec = catalogue.find("spec", settings["spec"]).name
     file = _new_file(name, spec)
@@ -272,11 +274,11 @@ def score(
     from harness import score as cards
     from harness.store import Store
 
-    settings = read(words)
+    settings = read(words, SCORE)
+    if unknown := set(settings) - set(SCORE):
+        raise plan.WrongRequest(f"`score` takes no {unknown.pop()!r}; it takes format, out, machine and results")
     form, out = _form(settings)
     where = machine_of(settings)
-    if unknown := set(settings) - {"results"}:
-        raise plan.WrongRequest(f"`score` takes no {unknown.pop()!r}; it takes format, out, machine and results")
     store = Store(folder(settings.get("results", "results")))
     records = cards.stored(store, where)
     subjects = cards.resolved(name, [*cards.registered(), *(record.cell.subject for record in records)])

@@ -96,6 +96,10 @@ def harness(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
             "harness: no record has the key '0123456789' in results/.\n"
             "  See which there are: harness table suite=NAME, or run the suite again\n",
         ),
+        (
+            ["again", "0123456789", "rotary"],
+            "harness: 'rotary' is no setting; settings are written key=value.\n  known: results, timeout, memory\n",
+        ),
     ],
     ids=lambda value: "_".join(value) if isinstance(value, list) else "",
 )
