@@ -128,18 +128,9 @@ def _figure(group: Sequence[Curve], key: str, label: str, times: float) -> "Figu
     import matplotlib
 
     matplotlib.use("agg")
-    from matplotlib import pyplot, ticker
+    from matplotlib import pyplot
 
-    panels: dict[str, list[Curve]] = {}
-    several = len({curve.case for curve in group}) > 1
-    for question, mates in groupby(group, key=lambda curve: curve.question):
-        lines = [curve for curve in mates if any(curve.samples(key).values())]
-        for i in range(0, len(lines), PER_PANEL):
-            _, case, form, dtype, batch = question
-            told = [case if several else "", form, dtype, f"batch {batch}" if batch > 1 else ""]
-            panels[", ".join(filter(None, told)) + (f" ({i // PER_PANEL + 1})" if len(lines) > PER_PANEL else "")] = lines[
-                i : i + PER_PANEL
-            ]
+    panels = _panels(group, key)
     if not panels:
         return None
     columns = min(4, len(panels))
@@ -153,20 +144,27 @@ def _figure(group: Sequence[Curve], key: str, label: str, times: float) -> "Figu
         for curve in lines:
             _draw(axis, curve, key, times, colours[curve.name])
         axis.set_title(title, fontsize=9)
-        axis.set_xscale("log", base=2)
-        axis.set_xticks(lengths := sorted({n for curve in lines for n in curve.good}), [f"{n:,}" for n in lengths], minor=False)
-        axis.set_yscale("log")
-        axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-        axis.yaxis.set_major_formatter(lambda y, _: f"{y:,.6g}")  # 0.1, and not a power of ten
-        axis.yaxis.set_minor_formatter(ticker.NullFormatter())
-        axis.set_xlabel("length")
-        axis.legend(fontsize=6, frameon=False)
+        _label(axis, sorted({n for curve in lines for n in curve.good}))
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
     for row in axes:
         row[0].set_ylabel(label)
     pyplot.close(drawn)
     return drawn
+
+
+def _panels(group: Sequence[Curve], key: str) -> dict[str, list[Curve]]:
+    """The curves with a number by the title of their panel: one panel for each question, or more where they are too many."""
+    panels: dict[str, list[Curve]] = {}
+    several = len({curve.case for curve in group}) > 1
+    for question, mates in groupby(group, key=lambda curve: curve.question):
+        lines = [curve for curve in mates if any(curve.samples(key).values())]
+        _, case, form, dtype, batch = question
+        told = ", ".join(filter(None, [case if several else "", form, dtype, f"batch {batch}" if batch > 1 else ""]))
+        for i in range(0, len(lines), PER_PANEL):
+            part = f" ({i // PER_PANEL + 1})" if len(lines) > PER_PANEL else ""
+            panels[told + part] = lines[i : i + PER_PANEL]
+    return panels
 
 
 def _draw(axis: Any, curve: Curve, key: str, times: float, colour: Any) -> None:
@@ -177,6 +175,20 @@ def _draw(axis: Any, curve: Curve, key: str, times: float, colour: Any) -> None:
     high = [max(0.0, times * i[1] - m) for m, i in zip(middles, intervals, strict=True)]
     style = {"color": colour, "marker": "o", "markersize": 3, "linewidth": 1, "capsize": 2}
     axis.errorbar(list(samples), middles, yerr=[low, high], label=curve.name, **style)
+
+
+def _label(axis: Any, lengths: Sequence[int]) -> None:
+    """Both logarithmic, with numbers that are read at once: 1,024 and 0.1, and no power of ten."""
+    from matplotlib import ticker
+
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(lengths, [f"{n:,}" for n in lengths], minor=False)
+    axis.set_yscale("log")
+    axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter(lambda y, _: f"{y:,.6g}")
+    axis.yaxis.set_minor_formatter(ticker.NullFormatter())
+    axis.set_xlabel("length")
+    axis.legend(fontsize=6, frameon=False)
 
 
 def standing(curve: Curve, key: str, among: Sequence[Curve], at: int) -> float | None:

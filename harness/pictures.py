@@ -71,11 +71,7 @@ def figure(
             axis.axvline(line, color="gray", linewidth=0.8)
         if chance is not None:
             axis.axhline(chance, color="gray", linewidth=0.8, linestyle=":")
-        if "x" in log:
-            axis.set_xscale("log", base=2)
-            axis.xaxis.set_major_formatter(lambda x, _: f"{x / 1024:g}k" if x >= 1024 and not x % 1024 else f"{x:,.6g}")
-        if "y" in log:
-            axis.set_yscale("log")
+        _scale(axis, log)
         axis.set_title(title)
         axis.set_xlabel(f"{place}; the line is the training length" if line is not None and axis is axes[0][0] else place)
         axis.legend(fontsize=7, frameon=False)
@@ -87,6 +83,14 @@ def figure(
     axes[0][0].set_ylabel(label)
     pyplot.close(drawn)
     return drawn
+
+
+def _scale(axis: Any, log: str) -> None:
+    if "x" in log:
+        axis.set_xscale("log", base=2)
+        axis.xaxis.set_major_formatter(lambda x, _: f"{x / 1024:g}k" if x >= 1024 and not x % 1024 else f"{x:,.6g}")
+    if "y" in log:
+        axis.set_yscale("log")
 
 
 def _panels(of: Mapping[str, Curve]) -> dict[str, dict[str, Curve]]:

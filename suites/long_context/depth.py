@@ -24,9 +24,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
-ASKED = (
-    OPENING + 3 * recall.KEYS
-)  # bytes of a window that are no text to place facts in: the opening, facts, questions with answers
+# Bytes of a window that are no text to place facts in: the opening, facts, questions with answers.
+ASKED = OPENING + 3 * recall.KEYS
 COLUMNS = 6  # small maps side by side
 
 
@@ -116,7 +115,7 @@ def _row(by_seed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _maps(by_model: Mapping[str, Sequence[Mapping[str, Any]]], length: int) -> "Figure":
-    """Depth downwards, length to the right, one shade scale for all; what is unsupported stays blank, with a cross."""
+    """Depth downwards, length to the right, one shade scale for all."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -124,42 +123,36 @@ def _maps(by_model: Mapping[str, Sequence[Mapping[str, Any]]], length: int) -> "
 
     names, sizes = sorted(by_model), lengths(length)
     columns = min(COLUMNS, len(names))
-    rows = -(-len(names) // columns)
-    drawn, axes = pyplot.subplots(
-        rows,
-        columns,
-        figsize=(1.5 + 2.0 * columns, 1.2 + 1.6 * rows),
-        sharex=True,
-        sharey=True,
-        squeeze=False,
-        layout="constrained",
-    )
-    image = None
-    for place, axis in enumerate(axes.flat):
-        if place >= len(names):
-            axis.set_visible(False)
-            continue
-        shares = [[_mean(by_model[names[place]], str(n), f"{depth:g}") for n in sizes] for depth in DEPTHS]
-        shown = [[float("nan") if share is None else share for share in row] for row in shares]
-        image = axis.imshow(shown, vmin=0, vmax=1, cmap="viridis", aspect="auto")
-        for i, row in enumerate(shares):
-            for j, share in enumerate(row):
-                if share is None:
-                    axis.text(j, i, "×", ha="center", va="center", color="gray", fontsize=7)
+    lines = -(-len(names) // columns)
+    size = (1.5 + 2.0 * columns, 1.2 + 1.6 * lines)
+    drawn, axes = pyplot.subplots(lines, columns, figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained")
+    for axis, name in zip(axes.flat, names, strict=False):
+        image = _map(axis, [[_mean(by_model[name], str(n), f"{depth:g}") for n in sizes] for depth in DEPTHS])
         axis.axvline(sizes.index(length) + 0.5, color="white", linewidth=1.5)
-        axis.set_title(names[place], fontsize=8)
+        axis.set_title(name, fontsize=8)
         axis.set_xticks(range(len(sizes)), [f"{n:,}" for n in sizes], rotation=90, fontsize=6)
         axis.set_yticks(range(len(DEPTHS)), [f"{depth:g}" for depth in DEPTHS], fontsize=6)
-        if place >= len(names) - columns:
-            axis.tick_params(labelbottom=True)
+    for axis in axes.flat[len(names) :]:
+        axis.set_visible(False)
+    for axis in axes.flat[max(0, len(names) - columns) : len(names)]:
+        axis.tick_params(labelbottom=True)
     drawn.supxlabel("bytes of the window; left of the white line as long as in training", fontsize=8)
     drawn.supylabel("depth of the facts (0: first, 1: last)", fontsize=8)
-    if image is not None:
-        bar = drawn.colorbar(image, ax=axes, shrink=0.8, aspect=30)
-        bar.set_label(f"share recalled\nred: chance, {recall.CHANCE:g}; ×: unsupported", fontsize=7)
-        bar.ax.axhline(recall.CHANCE, color="red", linewidth=2)
+    bar = drawn.colorbar(image, ax=axes, shrink=0.8, aspect=30)
+    bar.set_label(f"share recalled\nred: chance, {recall.CHANCE:g}; ×: unsupported", fontsize=7)
+    bar.ax.axhline(recall.CHANCE, color="red", linewidth=2)
     pyplot.close(drawn)
     return drawn
+
+
+def _map(axis: Any, shares: Sequence[Sequence[float | None]]) -> Any:
+    """The map of one model: a line of shares for each depth; what is unsupported is blank, with a cross."""
+    for i, line in enumerate(shares):
+        for j, share in enumerate(line):
+            if share is None:
+                axis.text(j, i, "×", ha="center", va="center", color="gray", fontsize=7)
+    shown = [[float("nan") if share is None else share for share in line] for line in shares]
+    return axis.imshow(shown, vmin=0, vmax=1, cmap="viridis", aspect="auto")
 
 
 def _mean(by_seed: Sequence[Mapping[str, Any]], n: str, depth: str) -> float | None:
