@@ -12,7 +12,7 @@ EXTRAS = (
     ("oracles", "fla", "comparison of the references with published libraries"),
     ("lm-eval", "lm_eval", "language models through lm-evaluation-harness"),
     ("asv", "asv", "tracking of costs over commits"),
-    ("ray", "ray", "workers on many machines"),
+    ("parquet", "pyarrow", "tables as Parquet"),
 )
 COMPILERS = ("gcc", "clang", "nvcc", "ptxas")
 
