@@ -21,10 +21,11 @@ import pandas as pd
 import torch
 from tabulate import tabulate
 
-from harness import Unsupported, audit, catalogue, machine, plan, request
+from harness import Unsupported, catalogue, machine, plan, request
 from harness.cell import Cell
 from harness.implementation import Implementation
 from harness.plan import WrongRequest
+from harness.question import Question
 from harness.spec import DTYPES
 
 # Axes whose size is nobody's choice but the data's: batch, queries or steps, keys. Heads and widths come from the cases.
@@ -41,7 +42,7 @@ def scores(job: tuple[str, str, int, str, int]) -> list[dict]:
     spec = catalogue.load_spec(name)
     rng = random.Random(f"{name} {seed}")
     case = spec.case(rng.choice([case for case in spec.cases if size(spec, case) <= LARGEST]), DTYPES[dtype])
-    question = audit.Question(spec, reshaped(spec, case, rng), rng.choice(list(spec.families)), seed)
+    question = Question(spec, reshaped(spec, case, rng), rng.choice(list(spec.families)), seed)
     asked = {"spec": name, "dtype": dtype, "seed": seed, "case": question.case.name, "family": question.family}
     rows = []
     for full, item in catalogue.implementations(name).items():

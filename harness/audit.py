@@ -1,4 +1,4 @@
-"""Judges the judge: are wrong functions caught, and does the reference obey its own laws?
+"""Judges the judge: are wrong functions caught?
 
 Wrong are the known mistakes of a spec and the automatic mutants of its reference (`mutants`). Each plays the implementation,
 in float64, with its results stored in the tested dtype, and is caught, or survives. A mutant that is no mistake is named in
@@ -6,27 +6,23 @@ in float64, with its results stored in the tested dtype, and is caught, or survi
 the denominator.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
-from harness import catalogue, compare, elsewhere, machine, mutants, plan, rounding
-from harness.implementation import Implementation
-from harness.judge import Run, paired
-from harness.spec import DTYPES, Bunch, Case, Law, Mistake, Spec, dice
+from harness import catalogue, machine, mutants, plan
+from harness.question import JUDGES, OURS, Question
+from harness.spec import DTYPES, Case, Mistake, Spec
 
 if TYPE_CHECKING:
     import pandas as pd
 
-OURS = "the budget"
-JUDGES = (OURS, *elsewhere.RULES)
 # In this order one says more of a wrong function than another, where they differ between dtypes.
 STATUSES = ("equivalent", "caught", "survived")
 PLAIN = "plain code"
@@ -36,127 +32,6 @@ PLAIN_REJECTED, BY = "How often each rule rejects plain code in the tested dtype
 IN_FULL = (PLAIN_REJECTED, BY.format("family"), BY.format("case"))
 # What may be said of an audit, and the values that are known beforehand.
 WORDS = {"case": (), "family": (), "dtype": tuple(DTYPES), "detail": ("first", "full"), "results": ()}
-
-
-@dataclass
-class Question:
-    """One case, dtype and input family of a spec, with the truth and the budgets that judge it."""
-
-    spec: Spec
-    case: Case
-    family: str
-    seed: int = 0
-
-    @cached_property
-    def x(self) -> Bunch:
-        return self.spec.inputs(self.case, self.family, self.seed, cotangents=True)
-
-    @cached_property
-    def truth(self) -> dict[str, Tensor]:
-        return rounding.truth(self._function(), dict(self.x))
-
-    @cached_property
-    def plain(self) -> dict[str, Tensor]:
-        """What the reference answers when it is run in the tested dtype; in float32, or as it is, where it cannot be."""
-        for dtype in (self.case.dtype, torch.float32):
-            x = {name: t.to(dtype) if t.dtype == self.case.dtype else t for name, t in self.x.items()}
-            same = lambda y, d=dtype: {n: t.to(d) for n, t in self.spec.reference(y, self.case).items()}  # noqa: E731
-            try:
-                found = rounding.with_gradients(same, self.spec.differentiable(self.case))(x)
-            except (RuntimeError, NotImplementedError):
-                continue
-            return {name: tensor.detach().to(self.case.dtype) for name, tensor in found.items()}
-        return {name: tensor.to(self.case.dtype) for name, tensor in self.truth.items()}
-
-    @cached_property
-    def strict(self) -> dict[str, Tensor]:
-        """The budget of grade A."""
-        return self._budget(low=False)
-
-    @cached_property
-    def lenient(self) -> dict[str, Tensor]:
-        """The budget of grade B."""
-        return self._budget(low=True)
-
-    def answer(self, mistake: Mistake) -> dict[str, Tensor]:
-        """What a wrong function returns, its gradients too, stored in the tested dtype."""
-        wrong = rounding.truth(self._function(mistake), dict(self.x))
-        return {name: tensor.to(self.case.dtype) for name, tensor in wrong.items()}
-
-    def score(self, mistake: Mistake) -> float:
-        """The score of a mistake: above 1 it is caught. The lenient budget decides where the strict one is exceeded."""
-        return self._score(self.answer(mistake))
-
-    def fails(self, mistake: Mistake, judges: Sequence[str]) -> tuple[dict[str, bool], float, str]:
-        """Which of these judges catch a wrong function, its score (0 if it answers as the reference does), and how it fails."""
-        try:
-            got = self.answer(mistake)
-        except Exception as error:
-            return dict.fromkeys(judges, True), float("inf"), f"raises {type(error).__name__}"
-        if any(got[name].shape != self.truth[name].shape for name in got):
-            return dict.fromkeys(judges, True), float("inf"), "has another shape"
-        verdicts, score = self.rejects(got, judges)
-        return verdicts, score, f"score {score:.2g}"
-
-    def rejects(self, got: dict[str, Tensor], judges: Sequence[str]) -> tuple[dict[str, bool], float]:
-        """Which of these judges reject an answer, and its score; 0 where it is the reference's own, bit for bit."""
-        same = all(torch.equal(got[name], self.truth[name].to(got[name].dtype)) for name in got)
-        score = 0.0 if same or OURS not in judges else self._score(got)
-        rules = {name: rule for name, rule in elsewhere.RULES.items() if name in judges}
-        return {OURS: score > 1} | {name: not rule(got, self.truth, self.plain) for name, rule in rules.items()}, score
-
-    def judged(self, contestant: Implementation) -> tuple[float, float]:
-        """The scores of an implementation: against the strict budget, and against the one that decides."""
-        given = Bunch({name: tensor.clone() for name, tensor in self.x.items()})
-        wanted = self.spec.differentiable(self.case) if contestant.gradients else []
-        answer = contestant.outputs_and_gradients(given, self.case, wanted) if wanted else contestant.outputs(given, self.case)
-        got = {name: tensor.detach() for name, tensor in answer.items()}
-        strict = self._worst(got, self.strict)
-        return strict, min(strict, self._worst(got, self.lenient)) if strict > 1 else strict
-
-    def _score(self, got: dict[str, Tensor]) -> float:
-        score = self._worst(got, self.strict)
-        return min(score, self._worst(got, self.lenient)) if score > 1 else score
-
-    def _worst(self, got: dict[str, Tensor], budget: dict[str, Tensor]) -> float:
-        return max(compare.score(got[name], self.truth[name], budget[name]) for name in got)
-
-    def _budget(self, low: bool) -> dict[str, Tensor]:
-        return rounding.budget(self._function(), dict(self.x), self.case.dtype, seed=self.seed, intermediates=low)
-
-    def _function(self, mistake: Mistake | None = None) -> rounding.Function:
-        function = mistake.function if mistake else None
-        return rounding.with_gradients(
-            lambda y: dict(self.spec.reference(y, self.case, function)), self.spec.differentiable(self.case)
-        )
-
-
-def questions(spec: Spec, dtype: torch.dtype) -> list[Question]:
-    """Every case and family of a spec in one dtype, the cheap ones first: most mistakes need no other."""
-    asked = [Question(spec, spec.case(case, dtype), family) for case in spec.cases for family in spec.families]
-    return sorted(asked, key=lambda question: sum(tensor.numel() for tensor in question.x.values()))
-
-
-def caught(mistake: Mistake, asked: list[Question]) -> Iterator[tuple[Question, float]]:
-    """The questions that a mistake fails, with its scores. Where it answers as the reference does, no budget is needed."""
-    for question in asked:
-        if (score := question.rejects(question.answer(mistake), (OURS,))[1]) > 1:
-            yield question, score
-
-
-def breaks(spec: Spec, law: Law, case: Case) -> float:
-    """By how much the reference itself, in float64, fails a law, relative to what it compares."""
-
-    def ask(inputs: Bunch, resized: Case, wrt: list[str]) -> Bunch:
-        plain: rounding.Function = lambda y: dict(spec.reference(y, resized))  # noqa: E731
-        return Bunch((rounding.with_gradients(plain, wrt) if wrt else plain)(inputs))
-
-    drawn = spec.inputs(case, cotangents=True)
-    x = Bunch({name: t.double() if t.is_floating_point() else t for name, t in drawn.items()})
-    sides = paired(law.check(Run(spec, case, ask), x, dice(spec.name, case.name, law.name))).values()
-    if not sides or not all(one.numel() for one, _ in sides):
-        return float("inf")
-    return max(float((one - other).abs().max() / (1 + other.abs().max())) for one, other in sides)
 
 
 @dataclass

@@ -5,7 +5,7 @@ from functools import cache
 import pytest
 import torch
 
-from harness import audit, catalogue
+from harness import catalogue, question
 from harness.spec import Mistake
 
 SPECS = {name: spec for name in catalogue.specs() if (spec := catalogue.load_spec(name)).defined}
@@ -24,13 +24,13 @@ MISTAKES = [
 
 
 @cache
-def questions(spec: str, dtype: torch.dtype) -> list[audit.Question]:
-    return audit.questions(SPECS[spec], dtype)
+def questions(spec: str, dtype: torch.dtype) -> list[question.Question]:
+    return question.questions(SPECS[spec], dtype)
 
 
 @pytest.mark.parametrize(("spec", "mistake", "dtype"), MISTAKES, ids=lambda word: str(word).replace(" ", "_"))
 def test_a_mistake_is_caught(spec: str, mistake: str, dtype: torch.dtype):
-    found = audit.caught(SPECS[spec].mistakes[mistake], questions(spec, dtype))
+    found = question.caught(SPECS[spec].mistakes[mistake], questions(spec, dtype))
     assert next(found, None), f"{spec}: no case catches that {mistake!r} in {dtype}"
 
 
@@ -39,8 +39,6 @@ def test_the_reference_itself_is_no_mistake(spec: str):
     """A sixth of the questions, another one in each dtype: all of them are `harness audit`'s, which takes minutes a spec."""
     right = Mistake("none", SPECS[spec].function)
     for i, dtype in enumerate(DTYPES[spec]):
-        for question in questions(spec, dtype)[i::6]:
-            score = question.score(right)
-            assert score <= 1, (
-                f"{spec} rejects itself in case {question.case.name}, {dtype}, inputs {question.family}: {score:.2g}"
-            )
+        for asked in questions(spec, dtype)[i::6]:
+            score = asked.score(asked.answer(right))
+            assert score <= 1, f"{spec} rejects itself in case {asked.case.name}, {dtype}, inputs {asked.family}: {score:.2g}"

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from harness import audit, catalogue
-from harness.spec import GRADIENT, Spec
+from harness import catalogue, rounding
+from harness.judge import Run, paired
+from harness.spec import GRADIENT, Bunch, Case, Law, Spec, dice
 
 SPECS = {name: spec for name in catalogue.specs() if (spec := catalogue.load_spec(name)).defined}
 CASES = [(spec, case) for spec in SPECS for case in SPECS[spec].cases]
@@ -14,6 +15,21 @@ LAWS = [(spec, law) for spec in SPECS for law in SPECS[spec].laws]
 def doubled(spec: Spec, case: str, family: str) -> dict[str, torch.Tensor]:
     x = spec.inputs(spec.case(case), family)
     return {name: t.double() if t.is_floating_point() else t for name, t in x.items()}
+
+
+def breaks(spec: Spec, law: Law, case: Case) -> float:
+    """By how much the reference itself, in float64, fails a law, relative to what it compares."""
+
+    def ask(inputs: Bunch, resized: Case, wrt: list[str]) -> Bunch:
+        plain: rounding.Function = lambda y: dict(spec.reference(y, resized))  # noqa: E731
+        return Bunch((rounding.with_gradients(plain, wrt) if wrt else plain)(inputs))
+
+    drawn = spec.inputs(case, cotangents=True)
+    x = Bunch({name: t.double() if t.is_floating_point() else t for name, t in drawn.items()})
+    sides = paired(law.check(Run(spec, case, ask), x, dice(spec.name, case.name, law.name))).values()
+    if not sides or not all(one.numel() for one, _ in sides):
+        return float("inf")
+    return max(float((one - other).abs().max() / (1 + other.abs().max())) for one, other in sides)
 
 
 @pytest.mark.parametrize(("spec", "case"), CASES)
@@ -34,7 +50,7 @@ def test_a_law_holds_for_the_reference(spec: str, law: str):
     cases = [case for case in map(it.case, it.cases) if it.laws[law].when(case)]
     assert cases, f"the law {law} of {spec} holds in no case"
     for case in cases:
-        assert audit.breaks(it, it.laws[law], case) < 1e-12, f"{spec} breaks its own law {law} in case {case.name}"
+        assert breaks(it, it.laws[law], case) < 1e-12, f"{spec} breaks its own law {law} in case {case.name}"
 
 
 @pytest.mark.parametrize("spec", SPECS)
