@@ -308,7 +308,7 @@ def _two(words: Sequence[str]) -> tuple[str, str, dict[str, str]]:
         raise plan.WrongRequest(
             "`compare` takes two first: git revisions, or stored selections.\n"
             "  Revisions: harness compare main . spec=attention\n"
-            "  Selections: harness compare impl=plain impl=torch_sdpa suite=speed spec=attention"
+            "  Selections: harness compare impl=plain 'impl=torch_sdpa variant=flash' suite=speed spec=attention"
         )
     return words[0], words[1], read(words[2:])
 
