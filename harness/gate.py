@@ -112,7 +112,7 @@ class _Meter(progress.Meter):
 
     def took(self, step: _Step, seconds: float) -> None:
         self.finished_steps.append(step)
-        self.cells_done += 1
+        self.pieces_done += 1
         self.cost |= {other: max(seconds, 0.01) for other in self.cost if other.suite == step.suite}
         self._add_up()
 

@@ -28,7 +28,7 @@ def follow(
     meter = Meter({cell: seconds.get(cell, 1.0) for cell, _ in todo})
     try:
         with shown(meter) as show:
-            for record in runner.run(todo, limits, store, lambda running: show.update(running)):
+            for record in runner.run(todo, limits, store, show.update):
                 records.append(record)
                 meter.finished(record.cell)
     except KeyboardInterrupt:
@@ -48,25 +48,26 @@ def shown(meter: "Meter") -> "_Bar | _Lines":
 
 
 class Meter:
-    """How much of the work is done, in units of what each piece costs: about its seconds, or anything in proportion."""
+    """How much of the work is done, in units of what each piece (a cell, a case, a run) costs: seconds, or in proportion."""
 
     def __init__(self, cost: Mapping[Any, float], unit: str = "cells"):
         self.unit = unit
         self.cost = dict(cost)
         self.total = sum(self.cost.values())
         self.done = 0.0
-        self.cells_done = 0
+        self.pieces_done = 0
         self.running: Mapping[Any, tuple[float, str]] = {}
         self.began = time.monotonic()
 
-    def finished(self, cell: Cell) -> None:
-        self.done += self.cost[cell]
-        self.cells_done += 1
-        self.running = {other: at for other, at in self.running.items() if other != cell}
+    def finished(self, piece: Any) -> None:
+        self.done += self.cost[piece]
+        self.pieces_done += 1
+        self.running = {other: at for other, at in self.running.items() if other != piece}
 
     @property
     def fraction(self) -> float:
-        under_way = sum(self.cost[cell] * min(1.0, fraction) for cell, (fraction, _) in self.running.items() if cell in self.cost)
+        begun = ((piece, fraction) for piece, (fraction, _) in self.running.items() if piece in self.cost)
+        under_way = sum(self.cost[piece] * min(1.0, fraction) for piece, fraction in begun)
         return min(1.0, (self.done + under_way) / self.total)
 
     @property
@@ -77,7 +78,7 @@ class Meter:
     @property
     def doing(self) -> str:
         return "; ".join(
-            f"{cell.subject} {cell.case} {doing}".strip().replace("  ", " ") for cell, (_, doing) in self.running.items()
+            f"{piece.subject} {piece.case} {doing}".strip().replace("  ", " ") for piece, (_, doing) in self.running.items()
         )
 
     @property
@@ -110,7 +111,7 @@ class _Bar:
     def update(self, running: Mapping[Any, tuple[float, str]]) -> None:
         meter = self.meter
         meter.running = running
-        count = f"{meter.cells_done}/{len(meter.cost)} {meter.unit}"
+        count = f"{meter.pieces_done}/{len(meter.cost)} {meter.unit}"
         self.progress.update(self.task, completed=meter.fraction, description=meter.doing, count=count, left=meter.left)
 
 
@@ -133,7 +134,7 @@ class _Lines:
         if time.monotonic() - self.last >= SECONDS_BETWEEN_LINES:
             self.last = time.monotonic()
             print(
-                f"{meter.fraction:4.0%}  {meter.cells_done}/{len(meter.cost)} {meter.unit}  {meter.left}  {meter.doing}",
+                f"{meter.fraction:4.0%}  {meter.pieces_done}/{len(meter.cost)} {meter.unit}  {meter.left}  {meter.doing}",
                 file=sys.stderr,
                 flush=True,
             )
