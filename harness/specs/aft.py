@@ -90,6 +90,12 @@ def large(x: Bunch, case: Case, rng: torch.Generator):
 
 
 @aft.family
+def uneven(x: Bunch, case: Case, rng: torch.Generator):
+    """Keys beyond what an exponential can hold in every other channel, and ordinary ones beside them."""
+    return {"k": torch.where(torch.arange(case.d) % 2 == 1, 60 * x.k + 400, x.k)}
+
+
+@aft.family
 def sharp(x: Bunch, case: Case, rng: torch.Generator):
     """One key wins: another for each channel, and for each query where there is a bias."""
     return {"k": 4 * x.k, **({"bias": 6 * x.bias} if case.bias else {})}
