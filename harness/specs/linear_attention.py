@@ -85,7 +85,7 @@ def normal(x: Bunch, case: Case, rng: torch.Generator):
 
 @linear_attention.family
 def large(x: Bunch, case: Case, rng: torch.Generator):
-    """Big magnitudes; some entries of keys have an exponential that no float32 holds: taken and not used, it makes NaN of gradients."""
+    """Big magnitudes; some entries of keys have an exponential that no float32 holds: taken in vain, it makes NaN gradients."""
     beyond = torch.rand(x.k.shape, generator=rng) < 0.01
     changed = {name: 3 * x[name] + 2 for name in "qkv"}
     return changed | {"k": torch.where(beyond, 100.0, changed["k"]), **some_past(case, rng, offset=3.0)}
