@@ -36,6 +36,9 @@ from harness.specs._past import give_laws
         "many_chunks": {"n": 300, "h": 2},  # sizes up to 256, and a ragged rest, of several rows
         "very_long": {"n": 1030, "b": 1, "h": 1, "d": 4, "e": 3},  # the last rows, after all that was summed
         "wide": {"n": 5, "b": 1, "h": 1, "d": 136, "e": 140},  # tiles of widths beyond 128
+        "wide_keys": {"n": 201, "b": 1, "h": 1, "d": 136, "e": 2},  # several tiles of a state, handed from chunk to chunk
+        "wide_values": {"n": 201, "b": 1, "h": 1, "d": 2, "e": 136},
+        "many_states": {"n": 201, "b": 2, "h": 9, "d": 2, "e": 2},  # each row and head has its own in every chunk
         "many_rows": {"b": 70, "h": 1, "n": 1, "d": 3, "e": 2},
         "many_heads": {"b": 1, "h": 70, "n": 3, "d": 4, "e": 2},
         "one_head": {"h": 1},
@@ -82,7 +85,10 @@ def normal(x: Bunch, case: Case, rng: torch.Generator):
 
 @linear_attention.family
 def large(x: Bunch, case: Case, rng: torch.Generator):
-    return {**{name: 3 * x[name] + 2 for name in "qkv"}, **some_past(case, rng, offset=3.0)}
+    """Big magnitudes; some entries of keys have an exponential that no float32 holds: taken in vain, it makes NaN gradients."""
+    beyond = torch.rand(x.k.shape, generator=rng) < 0.01
+    changed = {name: 3 * x[name] + 2 for name in "qkv"}
+    return changed | {"k": torch.where(beyond, 100.0, changed["k"]), **some_past(case, rng, offset=3.0)}
 
 
 @linear_attention.family
@@ -103,7 +109,7 @@ def needle(x: Bunch, case: Case, rng: torch.Generator):
 @linear_attention.family
 def faint(x: Bunch, case: Case, rng: torch.Generator):
     """Features and past next to nothing: what is added to a denominator, or put below it, shows."""
-    return {"q": x.q / 2 - 6, "k": x.k / 2 - 6, "past": 0 * x.past, "past_sum": 0 * x.past_sum}
+    return {"q": x.q / 2 - 8, "k": x.k / 2 - 8, "past": 0 * x.past, "past_sum": 0 * x.past_sum}
 
 
 STATE = ("past", "past_sum")
@@ -351,3 +357,27 @@ def _(q, k, v, past, past_sum):
     whole = q.shape[2] // 16 * 16
     inside = (torch.arange(q.shape[2]) < whole)[:, None] | (whole == 0)
     return linear_attention(*(torch.where(inside, x, x.detach()) for x in (q, k, v)), past, past_sum)
+
+
+@linear_attention.mistake("the feature map takes exponentials of large entries too, whose gradient is NaN")
+def _(q, k, v, past, past_sum):
+    # exp(8x) leaves float64 where exp(x) leaves float32.
+    both = lambda x: torch.where(x > 0, x + 1, x.exp() + 0 * (8 * x).exp())  # noqa: E731
+    numerator, denominator, *state = _sums(both(q), both(k), v, past, past_sum)
+    return numerator / denominator, *state
+
+
+@linear_attention.mistake("the denominator is at least 1e-6")
+def _(q, k, v, past, past_sum):
+    numerator, denominator, *state = _sums(feature(q), feature(k), v, past, past_sum)
+    return numerator / denominator.clamp(min=1e-6), *state
+
+
+@linear_attention.mistake("features beyond the 128th are not handed on beyond the first chunk of 64")
+def _(q, k, v, past, past_sum):
+    out, state, total = linear_attention(q[:, :, :64], k[:, :, :64], v[:, :, :64], past, past_sum)
+    if q.shape[2] <= 64:
+        return out, state, total
+    carried = torch.arange(q.shape[-1]) < 128
+    rest, _, _ = linear_attention(q[:, :, 64:], k[:, :, 64:], v[:, :, 64:], state * carried[:, None], total * carried)
+    return torch.cat([out, rest], 2), *linear_attention(q, k, v, past, past_sum)[1:]

@@ -16,8 +16,8 @@ from harness.specs._transformer import NO_POSITIONS, give_set_law, transformer
 from harness.specs.linear_attention import feature, linear_attention
 from harness.specs.rotary import rotary
 
-# Sums that are replaced, not carried, at the second of two chunks of 128.
-FAR = {**CASES, "beyond_two_chunks": {"n": 270, "b": 1, "l": 1, "h": 1, "d": 8, "f": 8, "v": 5}}
+# Sums that are replaced, not carried, at the second of two chunks of 128, or are those of another row or head.
+FAR = {**CASES, "beyond_two_chunks": {"n": 270, "b": 2, "l": 1, "h": 2, "d": 8, "f": 8, "v": 5}}
 
 
 @spec(CONTRACT, parameters=PARAMETERS, cases=FAR, **SIZES)

@@ -21,8 +21,13 @@ from harness.specs.rotary import rotate
 WITH_GATE = PARAMETERS + "blocks.*.mixer.gate.weight[d d]"
 
 
-# A state that is lost between chunks of 256; with so many logits the audit asks it after smaller cases.
-FAR = {**CASES, "beyond_a_chunk": {"n": 270, "b": 1, "l": 1, "h": 1, "d": 8, "f": 8, "v": 128}}
+# A state that is lost, or is another row's or head's, between chunks of up to 512; with so many logits the audit asks it after
+# smaller cases. And decays beyond those of eight heads.
+FAR = {
+    **CASES,
+    "beyond_a_chunk": {"n": 530, "b": 2, "l": 1, "h": 2, "d": 8, "f": 8, "v": 128},
+    "many_heads": {"n": 40, "b": 1, "l": 1, "h": 12, "d": 48, "f": 8},
+}
 
 
 @spec(CONTRACT, parameters=WITH_GATE, cases=FAR, **SIZES)
@@ -106,6 +111,11 @@ def _(ids, parameters, *, h):
 @retnet.mistake("all heads decay like the first")
 def _(ids, parameters, *, h):
     return _with(ids, parameters, h, decay=lambda h: retnet_decay(1).expand(h))
+
+
+@retnet.mistake("heads beyond the eighth decay like it")
+def _(ids, parameters, *, h):
+    return _with(ids, parameters, h, decay=lambda h: retnet_decay(8)[torch.arange(h).clamp(max=7)])
 
 
 @retnet.mistake("frequencies leave the upper end out, as rotary's")
