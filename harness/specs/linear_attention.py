@@ -38,7 +38,7 @@ from harness.specs._past import give_laws
         "wide": {"n": 5, "b": 1, "h": 1, "d": 136, "e": 140},  # tiles of widths beyond 128
         "wide_keys": {"n": 201, "b": 1, "h": 1, "d": 136, "e": 2},  # several tiles of a state, handed from chunk to chunk
         "wide_values": {"n": 201, "b": 1, "h": 1, "d": 2, "e": 136},
-        "many_states": {"n": 201, "b": 2, "h": 9, "d": 2, "e": 2},  # each row and head has its own in every chunk
+        "many_states": {"n": 70, "b": 2, "h": 9, "d": 2, "e": 2},  # each row and head has its own in every chunk
         "many_rows": {"b": 70, "h": 1, "n": 1, "d": 3, "e": 2},
         "many_heads": {"b": 1, "h": 70, "n": 3, "d": 4, "e": 2},
         "one_head": {"h": 1},
