@@ -4,6 +4,7 @@ Before training a model is judged at small sizes, and may be another one later: 
 rows. So whoever measures asks through `Watched`. At each length for the first time the answer is held against what every language
 model keeps, and against the reference of its spec in float64 with the weights that it was given; then, of every few rows one is
 asked again. Which row and from which place on is told by the tokens that are asked: nobody can count on it, and it repeats.
+Where rows hang on one another by definition, as with LLM.int8(), the whole batch is held against the reference.
 """
 
 import random
@@ -35,12 +36,18 @@ class Reference:
     case: Case
     weights: Mapping[str, Tensor]
 
+    @property
+    def rows_apart(self) -> bool:
+        """Whether a row hangs on itself alone, as in all models but those whose spec says that it does not hold of the case."""
+        law = self.spec.laws.get("a_batch_is_its_rows")
+        return law is None or law.when(self.case)
+
     def check(self, ids: Tensor, said: Tensor) -> None:
-        """ContractError where what a model said of ids[1 n] is not what this says."""
-        n = ids.shape[1]
-        if not self.spec.defined or n * n * self.case.d > MOST:
+        """ContractError where what a model said of ids[b n] is not what this says."""
+        b, n = ids.shape
+        if not self.spec.defined or b * n * n * self.case.d > MOST:
             return
-        case = self.case.resized({"b": 1, "n": n})
+        case = self.case.resized({"b": b, "n": n})
         named = {tensor.name for tensor in self.spec.given(case)}
         exact = {name: tensor.double().cpu() for name, tensor in self.weights.items() if name in named}
         truth = self.spec.reference(Bunch({**exact, "ids": ids.cpu()}), case)
@@ -74,14 +81,17 @@ class Watched:
         check_logits(said, here)
         dice = random.Random(zlib.crc32(ids.contiguous().numpy().tobytes()))
         row = dice.randrange(len(ids))
-        if n not in self.lengths:
-            self.lengths.add(n)
+        if self.reference and not self.reference.rows_apart:
+            if n not in self.lengths:
+                self.reference.check(ids, said)
+        elif n not in self.lengths:
             check_row(self.model, here, said, row, {n // 3 | 1, (n - n // 4) | 1, n - 2, n - 1}, self.digits)
             if self.reference:
                 self.reference.check(ids[row, None], said[row, None])
         elif dice.random() * EVERY < len(ids):
             far = int(n ** dice.random())  # from the end of the row, where most is asked
             check_row(self.model, here, said, row, {n - far}, self.digits)
+        self.lengths.add(n)
         return (said[:, -1] if self.last and said.ndim == 3 else said).cpu()
 
 

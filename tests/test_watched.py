@@ -114,6 +114,20 @@ def test_a_model_is_held_against_its_reference_with_its_weights():
         Watched(model, "cpu", Reference(spec, case, others))(ids)
 
 
+@pytest.mark.parametrize("scheme", ["llm_int8", "llm_int8_codes"])
+def test_rows_that_hang_on_one_another_by_definition_are_held_against_the_reference_of_all(scheme: str):
+    """LLM.int8() finds outliers over all rows of a call: those of one row change how another is rounded."""
+    torch.manual_seed(0)
+    model, spec, case = trained("transformer_quantized", "torch_plain", scheme=scheme, threshold=2.0)
+    weights = trained("transformer_rope", "torch_sdpa")[0].state_dict()
+    model.load_state_dict(weights)
+    ids = torch.randint(0, case.v, (16, 40))
+    Watched(model, "cpu", Reference(spec, case, weights))(ids)
+    others = {name: tensor + 0.01 for name, tensor in weights.items()}
+    with pytest.raises(ContractError, match="does not compute what its spec says of 40 tokens"):
+        Watched(model, "cpu", Reference(spec, case, others))(ids)
+
+
 def test_what_no_spec_defines_has_no_reference():
     model, spec, case = trained("language_model", "running_mean")
     Watched(model, "cpu", Reference(spec, case, {}))(torch.randint(0, case.v, (2, 40)))
