@@ -25,4 +25,5 @@ def _tracked(spec):
     return Tracked
 
 
+_asking.read_once("correctness")
 globals().update({spec: _tracked(spec) for spec in _registry.specs()})

@@ -36,4 +36,5 @@ def _tracked(spec):
     return Tracked
 
 
+_asking.read_once("kernels")
 globals().update({spec: _tracked(spec) for spec in _registry.specs() if _registry.shapes(spec)})

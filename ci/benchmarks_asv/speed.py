@@ -38,4 +38,5 @@ def _timed(spec):
     return Timed
 
 
+_asking.read_once("speed")
 globals().update({spec: _timed(spec) for spec in _registry.specs()})
