@@ -30,14 +30,17 @@ class Request:
         return ".".join([self.name, *(str(chosen[key]) for key in own.get("choices", {}) if chosen[key] != own["settings"][key])])
 
     def stored(self) -> list[Any]:
-        """The newest record here of each cell that the suite would ask under the same settings of any seed, task, form or length:
-        what a run did not ask again stays in the tables."""
-        chosen = self.selection
+        """The newest record here of each cell that the suite would ask under the same settings of any seed, task, form, length,
+        dtype or batch: what a run did not ask again stays in the tables."""
+        chosen, newest = self.selection, {record.cell.key: record for record in self.read()}.values()
         narrowed = [word for word in chosen.seen if word in chosen.settings and not chosen.patterns(word)[:1].isdecimal()]
-        everything = plan.Selection(plan.WORDS, {**chosen.settings, **dict.fromkeys(narrowed, "*")})
+        settings = {**chosen.settings, **dict.fromkeys(narrowed, "*")}
+        if "batch" in settings and newest:
+            settings["batch"] = ",".join(map(str, sorted({int(record.cell.settings["batch"]) for record in newest})))
+        dtypes = ",".join({record.cell.dtype: None for record in newest}) or "*"
+        everything = plan.Selection({**plan.WORDS, "dtype": dtypes}, settings)
         cells = [*plan.cells(everything, self.suite), *self.cells]
         order = {key: i for i, key in enumerate(dict.fromkeys(map(plan.of_any_seed, cells)))}
-        newest = {record.cell.key: record for record in self.read()}.values()
         told = [(order[key], record) for record in newest if (key := plan.of_any_seed(record.cell)) in order]
         return [record for _, record in sorted(told, key=lambda one: one[0])]
 
