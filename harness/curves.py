@@ -154,11 +154,14 @@ def _figure(group: Sequence[Curve], key: str, label: str, times: float) -> "Figu
 
 
 def _panels(group: Sequence[Curve], key: str) -> dict[str, list[Curve]]:
-    """The curves with a number by the title of their panel: one panel for each question, or more where they are too many."""
+    """The curves with a number by the title of their panel: one panel for each question that was asked at two lengths or more,
+    and several where there are too many for one."""
     panels: dict[str, list[Curve]] = {}
     several = len({curve.case for curve in group}) > 1
     for question, mates in groupby(group, key=lambda curve: curve.question):
         lines = [curve for curve in mates if any(curve.samples(key).values())]
+        if len({n for curve in lines for n, of in curve.samples(key).items() if of}) < 2:
+            continue
         _, case, form, dtype, batch = question
         told = ", ".join(filter(None, [case if several else "", form, dtype, f"batch {batch}" if batch > 1 else ""]))
         for i in range(0, len(lines), PER_PANEL):

@@ -185,3 +185,4 @@ def test_a_panel_names_its_case_where_there_are_several():
 
 def test_nothing_measured_is_no_picture():
     assert curves.figures(curves.of([record("rotary/pairs", 16, outcome="crashed")]), "seconds", "s") == {}
+    assert curves.figures(curves.of(timed("rotary/pairs")[:1]), "seconds", "s") == {}, "one length is no curve"
