@@ -57,7 +57,7 @@ def write(place: Path, asked: str, rows: pd.DataFrame) -> None:
 
 
 def main(words: list[str]) -> int:
-    settings = request.read(words)
+    settings = request.read(words, ("times", "out", *plan.WORDS))
     times, out = plan.typed_as("times", settings.pop("times", 20), 20), settings.pop("out", "")
     if not times:
         raise WrongRequest("times=0 compares nothing.\n  Try: times=20")

@@ -340,7 +340,7 @@ def test_a_table_for_programs_is_nothing_but_the_table(repository: Path):
     ("words", "told"),
     [
         (["same_code.py", "times=0"], "same_code: times=0 compares nothing.\n  Try: times=20\n"),
-        (["same_code.py", "times"], "same_code: times= should be a whole number, 0 or more\n"),
+        (["same_code.py", "times=few"], "same_code: times=few should be a whole number, 0 or more\n"),
     ],
 )
 def test_a_script_that_is_asked_nothing_says_so(words: Sequence[str], told: str):
