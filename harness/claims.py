@@ -90,7 +90,7 @@ def _curve(curves: Sequence[Curve], side: Side, key: str) -> dict[int, list[floa
     asked = (side.subject, side.form, side.case, "float32", 1)
     for curve in curves:
         if (curve.subject, curve.form, curve.case, curve.dtype, curve.batch) == asked:
-            return {n: of for n, of in curve.samples(key).items() if of} or None
+            return curve.measured(key) or None
     return None
 
 

@@ -101,9 +101,7 @@ def again(
     from harness import progress, report
     from harness.store import Store
 
-    settings = read(words, AGAIN)
-    if unknown := set(settings) - set(AGAIN):
-        raise plan.WrongRequest(f"`again` takes no {unknown.pop()!r}; it takes results, timeout and memory")
+    settings = _only(AGAIN, "again", words)
     store = Store(folder(settings.pop("results", "results")))
     found = {record.cell.key: record for record in store.read() if record.cell.key.startswith(key)}
     if len(found) != 1:
@@ -274,9 +272,7 @@ def score(
     from harness import score as cards
     from harness.store import Store
 
-    settings = read(words, SCORE)
-    if unknown := set(settings) - set(SCORE):
-        raise plan.WrongRequest(f"`score` takes no {unknown.pop()!r}; it takes format, out, machine and results")
+    settings = _only(SCORE, "score", words)
     form, out = _form(settings)
     where = machine_of(settings)
     store = Store(folder(settings.get("results", "results")))
@@ -328,6 +324,14 @@ def _compare_stored(first: str, second: str, settings: dict[str, str], form: str
         raise typer.Exit(0)
     typer.echo(selections.nothing_paired(found), err=True)
     raise typer.Exit(1)
+
+
+def _only(known: Sequence[str], command: str, words: Sequence[str] | None) -> dict[str, Any]:
+    """The settings of a command that takes these and no other."""
+    settings = read(words, known)
+    if unknown := set(settings) - set(known):
+        raise plan.WrongRequest(f"`{command}` takes no {unknown.pop()!r}; it takes {', '.join(known[:-1])} and {known[-1]}")
+    return settings
 
 
 def _form(settings: dict[str, Any]) -> tuple[str, Path | None]:

@@ -55,9 +55,13 @@ class Curve:
         """Samples of a value by length, in the order of rounds; a single number is one sample."""
         return {n: samples(of, key) for n, of in self.good.items()}
 
+    def measured(self, key: str) -> dict[int, list[float]]:
+        """Samples of a value by length, of the lengths that have one."""
+        return {n: of for n, of in self.samples(key).items() if of}
+
     def fitted(self, key: str) -> growth.Fit | None:
         """The growth of a value; rounds are samples of the same number at each length."""
-        samples = {n: of for n, of in self.samples(key).items() if of}
+        samples = self.measured(key)
         least = min(map(len, samples.values()), default=0)
         return growth.fit({str(n): of[:least] for n, of in samples.items()}) if least else None
 
@@ -159,8 +163,8 @@ def _panels(group: Sequence[Curve], key: str) -> dict[str, list[Curve]]:
     panels: dict[str, list[Curve]] = {}
     several = len({curve.case for curve in group}) > 1
     for question, mates in groupby(group, key=lambda curve: curve.question):
-        lines = [curve for curve in mates if any(curve.samples(key).values())]
-        if len({n for curve in lines for n, of in curve.samples(key).items() if of}) < 2:
+        lines = [curve for curve in mates if curve.measured(key)]
+        if len({n for curve in lines for n in curve.measured(key)}) < 2:
             continue
         _, case, form, dtype, batch = question
         told = ", ".join(filter(None, [case if several else "", form, dtype, f"batch {batch}" if batch > 1 else ""]))
@@ -171,7 +175,7 @@ def _panels(group: Sequence[Curve], key: str) -> dict[str, list[Curve]]:
 
 
 def _draw(axis: Any, curve: Curve, key: str, times: float, colour: Any) -> None:
-    samples = {n: of for n, of in curve.samples(key).items() if of}
+    samples = curve.measured(key)
     middles = [times * clock.middle(of) for of in samples.values()]
     intervals = [clock.interval(of) or (min(of), max(of)) for of in samples.values()]
     low = [max(0.0, m - times * i[0]) for m, i in zip(middles, intervals, strict=True)]

@@ -339,6 +339,11 @@ def test_a_table_for_programs_is_nothing_but_the_table(repository: Path):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
+        (
+            ["same_code.py", "times"],
+            "same_code: 'times' is no setting; settings are written key=value.\n  known: times, out, suite, spec, impl, variant, "
+            "case, dtype, device, seed, workers, timeout, memory, results, rerun\n",
+        ),
         (["same_code.py", "times=0"], "same_code: times=0 compares nothing.\n  Try: times=20\n"),
         (["same_code.py", "times=few"], "same_code: times=few should be a whole number, 0 or more\n"),
     ],

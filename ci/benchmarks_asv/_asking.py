@@ -19,16 +19,6 @@ WORDS = {
 GIB = 2**30
 
 
-def read_once(suite):
-    """What every cell of a suite needs, read by asv's fork server before it forks: 0.3 s of each child otherwise."""
-    try:
-        from harness import catalogue
-    except ImportError:  # nothing to ask at that commit: each cell says so
-        return
-    if suite in catalogue.suites():
-        catalogue.digest(catalogue.find("suite", suite).path)
-
-
 def counted(suite, name):
     """The stored records of one subject at this commit that a name stands for; asked now where there are none."""
     code = _code_of(suite, name)
@@ -77,8 +67,9 @@ def _code_of(suite, name):
         _skip(f"no {full} at this commit")
     if file := _registry.unlike(suite, who["spec"], catalogue):
         _skip(f"this commit measures otherwise: its {file} is not that of this checkout")
-    found = {"suite": suite, "spec": who["spec"], "implementation": full}
-    return {kind: catalogue.digest(catalogue.find(kind, item).path) for kind, item in found.items()}
+    # The checkout's own are the same then, and are known before asv forks a child for each cell.
+    measuring = _registry.digests(suite, who["spec"])
+    return {**measuring, "implementation": catalogue.digest(catalogue.find("implementation", full).path)}
 
 
 def _stored(suite, name, code):

@@ -84,12 +84,17 @@ def judged(spec: str) -> list[str]:
 
 def version(suite: str, spec: str) -> str:
     """Digests of the definition and of the instrument, not of the code measured: results of other versions are not comparable."""
-    return " ".join(catalogue.digest(path)[:8] for path in _measuring(suite, spec))
+    return " ".join(digest[:8] for digest in digests(suite, spec).values())
+
+
+def digests(suite: str, spec: str) -> dict[str, str]:
+    """Of the definition and of the instrument of this checkout, by what a record calls them."""
+    return {kind: catalogue.digest(path) for kind, path in _measuring(suite, spec).items()}
 
 
 def unlike(suite: str, spec: str, there: Any) -> str:
     """The first file in which the commit that is asked (its `harness.catalogue`) measures otherwise than this checkout, or ''."""
-    for file in sorted(file for path in _measuring(suite, spec) for file in catalogue.reachable(path)):
+    for file in sorted(file for path in _measuring(suite, spec).values() for file in catalogue.reachable(path)):
         name = file.relative_to(ROOT)
         other = (there.PACKAGE.parent if name.parts[0] == "harness" else there.HOME) / name
         if not other.is_file() or other.read_bytes() != file.read_bytes():
@@ -97,8 +102,8 @@ def unlike(suite: str, spec: str, there: Any) -> str:
     return ""
 
 
-def _measuring(suite: str, spec: str) -> list[Path]:
-    return [catalogue.find("spec", spec).path, catalogue.find("suite", suite).path]
+def _measuring(suite: str, spec: str) -> dict[str, Path]:
+    return {"spec": catalogue.find("spec", spec).path, "suite": catalogue.find("suite", suite).path}
 
 
 @cache

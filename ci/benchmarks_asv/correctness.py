@@ -25,5 +25,4 @@ def _tracked(spec):
     return Tracked
 
 
-_asking.read_once("correctness")
 globals().update({spec: _tracked(spec) for spec in _registry.specs()})

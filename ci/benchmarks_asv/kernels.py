@@ -36,5 +36,4 @@ def _tracked(spec):
     return Tracked
 
 
-_asking.read_once("kernels")
 globals().update({spec: _tracked(spec) for spec in _registry.specs() if _registry.shapes(spec)})

@@ -32,5 +32,4 @@ def _tracked(spec):
     return Tracked
 
 
-_asking.read_once("memory")
 globals().update({spec: _tracked(spec) for spec in _registry.specs()})

@@ -38,5 +38,4 @@ def _timed(spec):
     return Timed
 
 
-_asking.read_once("speed")
 globals().update({spec: _timed(spec) for spec in _registry.specs()})
