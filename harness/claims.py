@@ -73,7 +73,7 @@ def claimed(claims: Sequence[Claim], curves: Sequence[Curve], key: str) -> list[
                 "the paper's": claim.paper,
                 "ratio here": between(middle, (low, high), ".3g"),
                 "of": f"{_told(claim.more, a)} over {_told(claim.less, b)}" + (", per token" if claim.per_length else ""),
-                "here it": verdict(low, high, claim.above, claim.below),
+                "here": verdict(low, high, claim.above, claim.below),
             }
         )
     return rows

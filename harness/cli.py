@@ -72,7 +72,7 @@ def plan_(words: Words = None) -> None:
 @app.command()
 def run(words: Words = None) -> None:
     """Ask every implementation of a selection what a suite asks; print and write the table, if not tables=false."""
-    from harness import progress, report, runner
+    from harness import pages, progress, report, runner
 
     settings: dict[str, Any] = dict(read(words))
     tables = plan.typed_as("tables", settings.pop("tables", RUN["tables"]), RUN["tables"])
@@ -87,7 +87,7 @@ def run(words: Words = None) -> None:
         typer.echo(report.summary(records))
         raise typer.Exit(_status(records))
     typer.echo(report.render(report.tables(request.suite, records), "text"))
-    files = report.write(request.store.root, request.title, request.suite, request.stored())
+    files = pages.write(request.store.root, request.title, request.suite, request.stored())
     typer.echo(f"\n{report.summary(records)} ({len(records) - len(todo)} from the store)")
     typer.echo("written: " + ", ".join(map(str, files)))
     _close(records)

@@ -40,7 +40,7 @@ class Question:
             same = lambda y, d=dtype: {n: t.to(d) for n, t in self.spec.reference(y, self.case).items()}  # noqa: E731
             try:
                 found = rounding.with_gradients(same, self.spec.differentiable(self.case))(x)
-            except (RuntimeError, NotImplementedError):
+            except RuntimeError:
                 continue
             return {name: tensor.detach().to(self.case.dtype) for name, tensor in found.items()}
         return {name: tensor.to(self.case.dtype) for name, tensor in self.truth.items()}

@@ -5,7 +5,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from harness import machine
 from harness.cell import CRASHED, OK, OUT_OF_MEMORY, TIMED_OUT, UNSUPPORTED, WRONG, Cell, Record
 
 if TYPE_CHECKING:
@@ -13,9 +12,10 @@ if TYPE_CHECKING:
 
 FORMATS = ("text", "markdown", "csv", "latex", "html", "parquet")
 FILES = ("parquet",)  # formats that are no text, and need out=FILE
-# Columns that name whom a row is about, and those that say what was judged; the latter are left out on a screen.
+# Columns that name whom a row is about, and those that say what was judged: for people the latter make a table of their own.
 SUBJECTS = ("implementation", "model")
 PROVENANCE = ("code", "definition", "versions")
+JUDGED = "What was judged (digests of code and definition)"
 DIGITS = 8
 
 
@@ -42,10 +42,24 @@ def _with_provenance(frame: "pd.DataFrame", records: Sequence[Record]) -> "pd.Da
 
 
 def render(frames: "Mapping[str, pd.DataFrame]", form: str) -> str:
-    """Tables with their titles in one of the formats; CSV holds one table, so that of several each row says which it is of."""
+    """Tables with their titles in one of the formats; CSV holds one table, so that of several each row says which it is of.
+
+    Formats for people say what was judged once, in a last table; a screen does without.
+    """
     if form == "csv" and frames:
         return _joined(frames).to_csv(index=False).rstrip()
-    return "\n\n".join(part for title, frame in frames.items() for part in _one(title, frame, form))
+    plain = {title: frame[[name for name in frame.columns if name not in PROVENANCE]] for title, frame in frames.items()}
+    shown = plain if form == "text" else plain | _judged(frames)
+    return "\n\n".join(part for title, frame in shown.items() for part in _one(title, frame, form))
+
+
+def _judged(frames: "Mapping[str, pd.DataFrame]") -> "dict[str, pd.DataFrame]":
+    """Code, definition and versions of everyone that some table has a row of."""
+    import pandas as pd
+
+    known = [frame for frame in frames.values() if set(PROVENANCE) <= set(frame.columns)]
+    named = [frame.rename(columns=dict.fromkeys(SUBJECTS, SUBJECTS[0]))[[SUBJECTS[0], *PROVENANCE]] for frame in known]
+    return {JUDGED: pd.concat(named).drop_duplicates().sort_values(SUBJECTS[0])} if named else {}
 
 
 def save(frames: "Mapping[str, pd.DataFrame]", form: str, file: Path) -> list[Path]:
@@ -55,31 +69,9 @@ def save(frames: "Mapping[str, pd.DataFrame]", form: str, file: Path) -> list[Pa
         return [file]
     files = []
     for title, frame in frames.items():
-        own = file if len(frames) == 1 else file.with_name(f"{file.stem}.{_slug(title.partition('(')[0])}{file.suffix}")
+        own = file if len(frames) == 1 else file.with_name(f"{file.stem}.{slug(title.partition('(')[0])}{file.suffix}")
         _of_one_type_a_column(frame).to_parquet(own, index=False)
         files.append(own)
-    return files
-
-
-def write(folder: Path, title: str, suite: ModuleType, records: Sequence[Record]) -> list[Path]:
-    """Write the tables of a suite as Markdown and as CSV, its pictures, and the index of all tables; return the files."""
-    frames = tables(suite, records)
-    place = folder / "tables" / records[0].machine
-    place.mkdir(parents=True, exist_ok=True)
-    files = [page := place / f"{title}.md"]
-    for name, frame in frames.items():
-        file = place / (f"{title}.csv" if len(frames) == 1 else f"{title}.{_slug(name.partition('(')[0])}.csv")
-        frame.to_csv(file, index=False)
-        files.append(file)
-    drawn: list[str] = []
-    for name, figure in suite.pictures(records).items() if hasattr(suite, "pictures") else ():
-        files.append(file := place / f"{title}.{_slug(name)}.png")
-        figure.savefig(file, dpi=120, metadata={"Software": None})
-        drawn.append(f"![{name}]({file.name})")
-    pictures = ["## Pictures", *drawn] if drawn else []
-    parts = [f"# {title}", _origin(records), legend(records), render(frames, "markdown"), *pictures]
-    page.write_text("\n\n".join(filter(None, parts)) + "\n")
-    _index(folder)
     return files
 
 
@@ -159,7 +151,7 @@ def _one(title: str, frame: "pd.DataFrame", form: str) -> list[str]:
     frame = _merged(frame)
     match form:
         case "text":
-            return [title, _tabulated(frame[[name for name in frame.columns if name not in PROVENANCE]], "simple")]
+            return [title, _tabulated(frame, "simple")]
         case "markdown":
             return [f"## {title}", _tabulated(frame, "pipe")]
         case "latex":
@@ -215,25 +207,6 @@ def _merged(frame: "pd.DataFrame") -> "pd.DataFrame":
     return frame.where(frame.notna(), "-")
 
 
-def _origin(records: Sequence[Record]) -> str:
-    """The machine, versions and days that a table comes from."""
-    machines = sorted({record.machine for record in records})
-    described = machine.describe() if machines == [machine.name()] else ", ".join(machines)
-    versions = sorted({record.libraries for record in records})
-    days = sorted({record.at[:10] for record in records})
-    span = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
-    return (
-        f"Machine: {described} (`{', '.join(machines)}`). Versions: {'; '.join(versions)}. Measured {span}, {len(records)} cells."
-    )
-
-
-def _index(folder: Path) -> None:
-    """results/README.md, the list of all tables."""
-    pages = sorted(folder.glob("tables/*/*.md"))
-    rows = [f"| {page.stem} | {page.parent.name} | [{page.name}]({page.relative_to(folder)}) |" for page in pages]
-    head = ["# Results", "", "Written by `harness run`; do not edit.", "", "| suite | machine | table |", "|---|---|---|"]
-    (folder / "README.md").write_text("\n".join([*head, *rows]) + "\n")
-
-
-def _slug(title: str) -> str:
+def slug(title: str) -> str:
+    """A title as part of a file's name."""
     return "-".join("".join(c if c.isalnum() else " " for c in title.lower()).split())

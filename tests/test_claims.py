@@ -67,7 +67,7 @@ def test_an_interval_that_ends_at_a_bound_is_not_beyond_it():
 def test_a_claim_that_something_is_above(slow: float, noise: float, said: str):
     found = curves(records("attention/plain", {64: around(slow, noise)}), records(FAST.subject, {64: around(1.0, noise)}))
     (row,) = claimed([claim(above=1.0)], found, "seconds")
-    assert row["here it"] == said
+    assert row["here"] == said
     assert row["ratio here"].startswith(f"{slow:.3g} (")
     assert row["of"] == "attention/plain forward at 64 over attention/torch_sdpa:flash forward at 64"
 
@@ -77,7 +77,7 @@ def test_a_claim_that_something_stays_compares_a_curve_with_itself(last: float, 
     long, short = Side("attention/plain", "step", case="causal"), Side("attention/plain", "step", case="causal", shortest=True)
     found = curves(records("attention/plain", {16: around(1.0, 0.05), 64: around(last, 0.05)}, form="step"))
     (row,) = claimed([claim(long, short, below=1.2)], found, "seconds")
-    assert row["here it"] == said
+    assert row["here"] == said
     assert row["of"] == "attention/plain step at 64 over attention/plain step at 16"
 
 
@@ -103,10 +103,10 @@ def test_per_length_divides_both():
     long, short = Side("attention/plain", "forward", case="causal"), Side("attention/plain", "forward", "causal", shortest=True)
     found = curves(records("attention/plain", {16: around(1.0), 64: around(4.0)}))
     (row,) = claimed([claim(long, short, below=1.2, per_length=True)], found, "seconds")
-    assert row["here it"] == "shows"
+    assert row["here"] == "shows"
     assert row["of"].endswith(", per token")
     (row,) = claimed([claim(long, short, below=1.2)], found, "seconds")
-    assert row["here it"] == "refuted"
+    assert row["here"] == "refuted"
 
 
 def test_what_was_not_measured_or_failed_is_no_row():

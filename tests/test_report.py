@@ -1,7 +1,6 @@
-"""Tables name what was judged: digests and versions beside every row, where a table is published."""
+"""Tables name what was judged: digests and versions, beside every row or once for all."""
 
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
@@ -36,10 +35,15 @@ def test_a_row_of_mixed_origin_says_so():
     assert frame.versions.tolist() == ["torch 2.13.0 and torch 2.14.0"]
 
 
-def test_a_screen_is_spared_the_digests():
-    frames = report.tables(suite(), [record("one", "aaaaaaaaaa")])
+def test_people_read_digests_once_below_the_tables_and_a_screen_is_spared_them():
+    first = report.tables(suite(), [record("one", "aaaaaaaaaa")])["rotary"]
+    second = report.tables(suite("model"), [record("one", "aaaaaaaaaa")])["rotary"]
+    frames = {"first": first, "second": second}
     assert "aaaaaaaa" not in report.render(frames, "text")
-    assert "aaaaaaaa" in report.render(frames, "markdown")
+    tables, judged = report.render(frames, "markdown").split("## What was judged")
+    assert ("aaaaaaaa" in tables, judged.count("aaaaaaaa")) == (False, 1)
+    assert "| rotary/one" in judged
+    assert report.render(frames, "csv").count("aaaaaaaa") == 2
 
 
 def test_a_count_stays_a_count_where_another_row_has_none():
@@ -66,13 +70,3 @@ def test_what_the_grades_mean_is_said_where_one_is_b():
     graded = [replace(record("one", "a"), values={"grade": grade}) for grade in "AB"]
     assert report.legend(graded[:1]) == ""
     assert report.legend(graded).startswith("grade A: within the rounding budget; B: beyond it, but within ")
-
-
-def test_a_page_shows_its_pictures_and_says_what_the_grades_mean(tmp_path: Path):
-    figure = SimpleNamespace(savefig=lambda file, **options: file.write_bytes(b"drawn"))
-    drawing = SimpleNamespace(table=suite().table, pictures=lambda records: {"bits per byte": figure})
-    page, *files = report.write(tmp_path, "speed", drawing, [replace(record("one", "a"), values={"grade": "B"})])
-    told = page.read_text()
-    assert told.endswith("\n## Pictures\n\n![bits per byte](speed.bits-per-byte.png)\n")
-    assert "grade A: within the rounding budget" in told
-    assert [file.name for file in files] == ["speed.csv", "speed.bits-per-byte.png"]
