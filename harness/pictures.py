@@ -61,7 +61,7 @@ def figure(
 
     panels = _panels(of)
     wide = max(1, len(panels))
-    drawn, axes = pyplot.subplots(1, wide, figsize=(1 + 3.6 * wide, 4.2), sharey=True, squeeze=False, layout="constrained")
+    drawn, axes = pyplot.subplots(1, wide, figsize=(1 + 3.6 * wide, 4.8), sharey=True, squeeze=False, layout="constrained")
     for axis, (title, found) in zip(axes[0], panels.items(), strict=False):
         if ANCHOR in of:
             axis.plot(*_line(of[ANCHOR]), color="black", linestyle="--", label=ANCHOR)
@@ -74,7 +74,7 @@ def figure(
         _scale(axis, log)
         axis.set_title(title)
         axis.set_xlabel(f"{place}; the line is the training length" if line is not None and axis is axes[0][0] else place)
-        axis.legend(fontsize=7, frameon=False)
+        axis.legend(fontsize=7, frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.14))  # below, on no line
     middles = [y for curve in of.values() for y in _line(curve)[1]]
     if share or chance is not None:
         axes[0][0].set_ylim(-0.03, 1.03)

@@ -256,12 +256,13 @@ def _roofline(found: Sequence[Curve]) -> Any:
     drawn, axis = pyplot.subplots(figsize=(9, 6), layout="constrained")
     limit = _limits(found)[_where(next(iter(next(iter(found[0].good.values())))))]
     spots = []
-    for name, group in curves.grouped(found).items():
+    for i, (name, group) in enumerate(curves.grouped(found).items()):
         last = [(curve.good[n := max(curve.good)][0].values, clock.middle(curve.samples("seconds")[n])) for curve in group]
         x = [values["flops"] / values["bytes"] for values, _ in last]
         y = [values["flops"] / middle for values, middle in last]
         spots += x
-        axis.plot(x, y, "o" if name != curves.MODELS else "x", markersize=5, label=name)
+        shape = "x" if name == curves.MODELS else "osD"[i // 10 % 3]  # there are ten colours
+        axis.plot(x, y, shape, markersize=5, label=name)
     for dtype in sorted({curve.dtype for curve in found}):
         top = limit.products[dtype]
         ridge = top / limit.copied
