@@ -120,7 +120,7 @@ def test_quantized_weights_are_as_small_as_the_papers_say(tmp_path: Path):
     unquantized = record("transformer_rope/torch_sdpa", 64, rope)
     tables = suite.table([unquantized, *honest])
     found = tables["What the papers claim"].set_index("of")
-    assert set(found["here it"]) == {"shows"}
+    assert set(found["here"]) == {"shows"}
     assert len(found) == len(suite.OF_WEIGHTS) == 3
     of = f"{ROPE} forward at 64 over transformer_quantized/torch_plain:nf4 forward at 64"
     assert found.loc[of, "ratio here"] == "7.11"
@@ -141,7 +141,7 @@ def width(rope: dict[str, Any]) -> int:
 def test_a_layer_that_keeps_floats_refutes_the_claim(tmp_path: Path):
     unquantized = record(ROPE, 64, values("torch_sdpa", "transformer_rope"))
     (row,) = suite.table([unquantized, quantized(keeps_floats(tmp_path), "nf4")])["What the papers claim"].to_dict("records")
-    assert (row["here it"], row["ratio here"]) == ("refuted", "0.877"), "36.5 bits, of 32"
+    assert (row["here"], row["ratio here"]) == ("refuted", "0.877"), "36.5 bits, of 32"
 
 
 def test_the_paper_s_llm_int8_keeps_its_matrices():
@@ -219,7 +219,7 @@ def test_claims_of_states_and_peaks():
     plain = weighed("attention/plain", 2, case="causal")
     flash = weighed("attention/torch_sdpa:flash", 1, case="causal")
     found = suite.table([*cache, *constant, *plain, *flash])["What the papers claim"]
-    assert set(found["here it"]) == {"shows"}
+    assert set(found["here"]) == {"shows"}
     assert len(found) == 4
 
 

@@ -315,7 +315,7 @@ def test_claims_of_the_papers_stand_in_a_table_of_their_own():
     retnet = [record("retnet/torch_parallel", n, [1.0 + i / 1000 for i in range(9)], **step) for n in (16, 64)]
     rope = [record("transformer_rope/torch_sdpa", n, [n * (1.0 + i / 1000) for i in range(9)], **step) for n in (16, 64)]
     found = suite.table([*retnet, *rope])["What the papers claim"]
-    assert dict(zip(found["claim"].str[:30], found["here it"], strict=True)) == {
+    assert dict(zip(found["claim"].str[:30], found["here"], strict=True)) == {
         "a step of RetNet takes as long": "shows",
         "a step with a cache of keys an": "shows",
     }
