@@ -48,11 +48,13 @@ def figure(
     paired: bool = True,
     log: str = "x",
     share: bool = False,
+    beside: Mapping[str, Mapping[int, float]] | None = None,
 ) -> "Figure":
     """Means over all samples of all seeds, against a `place`, which is said under each axis.
 
     `line` is where training ends; `chance` a value; `log` names the logarithmic axes. `paired` says that sample i is of the same
-    question at every place. What has a chance is not. That, and a `share`, ends at 0 and 1, whatever an interval says.
+    question at every place. What has a chance is not. That, and a `share`, ends at 0 and 1, whatever an interval says. What
+    stands `beside` a curve, a number by place, is dotted.
     """
     import matplotlib
 
@@ -66,7 +68,7 @@ def figure(
         if ANCHOR in of:
             axis.plot(*_line(of[ANCHOR]), color="black", linestyle="--", label=ANCHOR)
         for name, curve in found.items():
-            _draw(axis, name, curve, paired and chance is None)
+            _draw(axis, name, curve, paired and chance is None, (beside or {}).get(name, {}))
         if line is not None:
             axis.axvline(line, color="gray", linewidth=0.8)
         if chance is not None:
@@ -103,12 +105,13 @@ def _panels(of: Mapping[str, Curve]) -> dict[str, dict[str, Curve]]:
     return {title: curves for title, curves in found.items() if curves}
 
 
-def _draw(axis: Any, name: str, curve: Curve, paired: bool) -> None:
-    """A line in its band."""
+def _draw(axis: Any, name: str, curve: Curve, paired: bool, beside: Mapping[int, float]) -> None:
+    """A line in its band, and what stands beside it."""
     x, middle = _line(curve)
     (line,) = axis.plot(x, middle, marker="o", markersize=3, label=name)
     low, high = ([y + sign * w for y, w in zip(middle, _widths(curve, paired), strict=True)] for sign in (-1, 1))
     axis.fill_between(x, low, high, alpha=0.15, color=line.get_color(), linewidth=0)
+    axis.plot(list(beside), list(beside.values()), linestyle=":", linewidth=1, color=line.get_color())
 
 
 def _line(curve: Curve) -> tuple[list[int], list[float]]:

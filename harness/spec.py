@@ -126,6 +126,8 @@ class Spec:
     mistakes: dict[str, Mistake] = field(default_factory=dict)
     families: dict[str, Callable[..., Mapping[str, Tensor]]] = field(default_factory=dict)
     costs: Work | None = None
+    # Of a language model that fades by a formula: `decay(k, case, parameters)`, see `fades`.
+    decay: Callable[[Tensor, Case, Mapping[str, Tensor]], Tensor] | None = None
 
     def __post_init__(self) -> None:
         self.families = {"normal": _normal, "large": _large, **self.families}
@@ -238,6 +240,12 @@ class Spec:
         """Register an input family: `change(x, case, rng)` returns the float64 inputs to replace in those of `normal`."""
         self.families[change.__name__] = change
         return change
+
+    def fades(self, decay: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """Register a language model's analytic decay: `decay(k, case, parameters)`, of distances k[n] in tokens, is the share [n]
+        of what a token gave to a layer that is left k tokens on, in its slowest head or channel; 0 is out of reach."""
+        self.decay = decay
+        return decay
 
     def work(self, **told: Any) -> Callable[[Callable[[Case], float]], Callable[[Case], float]]:
         """Register the operations of a forward pass as a function of the case, with what else `Work` says; the rest are sizes."""

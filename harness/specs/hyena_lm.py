@@ -105,6 +105,12 @@ EQUIVALENT = NO_POSITIONS | {
 give_laws(hyena_lm)
 
 
+@hyena_lm.fades
+def _(k: Tensor, case: Case, parameters: dict[str, Tensor]) -> Tensor:
+    """The window of the slowest channel; the filter that it multiplies is learned."""
+    return window(int(k.max()) + 1, case.t, case.d)[k.long()].amax(1)
+
+
 @hyena_lm.work()
 def _(case: Case) -> float:
     """Without the convolutions, and without the filters, which no token makes."""

@@ -81,6 +81,11 @@ EQUIVALENT = {
 give_laws(retnet)
 
 
+@retnet.fades
+def _(k: Tensor, case: Case, parameters: dict[str, Tensor]) -> Tensor:
+    return retnet_decay(case.h).max() ** k
+
+
 @retnet.family
 def quiet(x: Bunch, case: Case, rng: torch.Generator):
     """Queries and keys so short that any eps in the head norm shows."""

@@ -99,6 +99,13 @@ EQUIVALENT = {
 give_laws(rwkv4)
 
 
+@rwkv4.fades
+def _(k: Tensor, case: Case, parameters: dict[str, Tensor]) -> Tensor:
+    """As decays were learned."""
+    slowest = min(float(parameters[f"blocks.{i}.mixer.decay"].exp().min()) for i in range(case.l))
+    return torch.exp(-slowest * k)
+
+
 @rwkv4.family
 def normal(x: Bunch, case: Case, rng: torch.Generator):
     """Decays of all speeds, and shares around a half."""

@@ -6,9 +6,9 @@ The bias is added to scores already scaled by d^-1/2 and is itself not scaled. T
 import torch
 from torch import Tensor
 
-from harness.spec import spec
+from harness.spec import Case, spec
 from harness.specs._decoder import CASES, CONTRACT, PARAMETERS, SIZES, decoder, give_laws, give_work, join, split
-from harness.specs.alibi import alibi
+from harness.specs.alibi import alibi, slopes
 from harness.specs.attention import attention
 
 
@@ -33,6 +33,12 @@ EQUIVALENT = dict.fromkeys(
 
 give_laws(transformer_alibi)
 give_work(transformer_alibi)
+
+
+@transformer_alibi.fades
+def _(k: Tensor, case: Case, parameters: dict[str, Tensor]) -> Tensor:
+    """The weight of a token, of that of an equal one at hand."""
+    return torch.exp(-slopes(case.h).min() * k)
 
 
 def _bias(ids, h):

@@ -10,12 +10,13 @@ Up to t tokens it is `transformer_rope`, whose parameters it has. The skeleton i
 import torch
 from torch import Tensor
 
-from harness.spec import Bunch, spec
+from harness.spec import Bunch, Case, spec
 from harness.specs._decoder import CASES, CONTRACT, PARAMETERS, SIZES, give_laws, give_work
 from harness.specs._distances import EQUIVALENT as AT_DISTANCES
 from harness.specs._distances import plain, transformer_at
 from harness.specs._transformer import NO_POSITIONS
 from harness.specs.attention import visible
+from harness.specs.transformer_window import within
 
 FAR = {**CASES, "all_within": {"t": 37}, "one_sink": {"sinks": 1}, "sinks_meet_the_window": {"t": 30, "sinks": 9}}
 
@@ -39,6 +40,12 @@ EQUIVALENT = (
 
 give_laws(transformer_lm_infinite)
 give_work(transformer_lm_infinite, lambda case: case.t)
+
+
+@transformer_lm_infinite.fades
+def _(k: Tensor, case: Case, parameters: dict[str, Tensor]) -> Tensor:
+    """Of a token that is none of the first."""
+    return within(k, case.l * (case.t - 1))
 
 
 @transformer_lm_infinite.law

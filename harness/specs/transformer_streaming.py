@@ -12,13 +12,14 @@ Up to t tokens it is `transformer_rope`, whose parameters it has. The skeleton i
 import torch
 from torch import Tensor
 
-from harness.spec import Bunch, spec
+from harness.spec import Bunch, Case, spec
 from harness.specs._decoder import CASES, CONTRACT, PARAMETERS, SIZES, give_laws, give_work
 from harness.specs._distances import EQUIVALENT as AT_DISTANCES
 from harness.specs._distances import transformer_at
 from harness.specs._transformer import NO_POSITIONS
 from harness.specs.attention import visible
 from harness.specs.transformer_lm_infinite import transformer_lm_infinite
+from harness.specs.transformer_window import within
 
 ROLLING = {**CASES, "all_within": {"t": 37}, "one_sink": {"sinks": 1}, "no_sinks": {"sinks": 0}, "sinks_and_one": {"t": 5}}
 
@@ -49,6 +50,14 @@ EQUIVALENT = (
 
 give_laws(transformer_streaming)
 give_work(transformer_streaming, lambda case: case.t)
+
+
+@transformer_streaming.fades
+def _(k: Tensor, case: Case, parameters: dict[str, Tensor]) -> Tensor:
+    """Of a token that is no sink."""
+    return within(k, case.l * (case.t - case.sinks - 1))
+
+
 transformer_streaming.law(transformer_lm_infinite.laws["up_to_the_training_length_it_is_a_plain_transformer"].check)
 
 

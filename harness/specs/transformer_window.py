@@ -10,7 +10,7 @@ Where papers and libraries disagree, this side is taken:
 import torch
 from torch import Tensor
 
-from harness.spec import Bunch, spec
+from harness.spec import Bunch, Case, spec
 from harness.specs._decoder import CASES, CONTRACT, PARAMETERS, SIZES, give_laws, give_work
 from harness.specs._transformer import NO_POSITIONS, transformer
 from harness.specs.rotary import rotary
@@ -36,6 +36,16 @@ EQUIVALENT = NO_POSITIONS
 
 give_laws(transformer_window)
 give_work(transformer_window, lambda case: case.t)
+
+
+@transformer_window.fades
+def _(k: Tensor, case: Case, parameters: dict[str, Tensor]) -> Tensor:
+    return within(k, case.l * (case.t // 2 - 1))
+
+
+def within(k: Tensor, reach: int) -> Tensor:
+    """All up to a reach in tokens, and nothing beyond."""
+    return (k <= reach).to(torch.float64)
 
 
 @transformer_window.law(when=lambda case: case.n > 1 + case.l * (case.t // 2 - 1))

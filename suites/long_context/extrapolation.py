@@ -9,6 +9,7 @@ import torch
 from harness import Unsupported, parameters, readings
 from harness.cell import Cell, Record
 from harness.implementation import Implementation
+from harness.spec import Spec
 from harness.watched import Watched
 
 from . import bits_per_byte, claims, growth, recall, rows, training
@@ -51,6 +52,7 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
         **_further(cell, ask, lambda: progress(0.86, f"bits per byte at {FAR * length}")),
         "recall": _recalled(cell, ask, lambda share, doing: progress(0.89 + 0.08 * share, doing)),
         "influence": _influence(cell, ask, lambda: progress(0.97, "effective memory")),
+        **_decay(cell, contestant.spec, done),
     }
 
 
@@ -86,6 +88,13 @@ def _influence(cell: Cell, ask: Watched, begin: Callable[[], None]) -> dict[str,
     except Unsupported as reason:
         return str(reason)
     return {str(k): [round(bits, 6) for bits in of] for k, of in found.items()}
+
+
+def _decay(cell: Cell, spec: Spec, done: training.Trained) -> dict[str, Any]:
+    """By distance, the share of a token that is left by the formula of the spec, where it has one."""
+    case = spec.case("plain").resized(done.sizes)
+    found = effective_memory.decay(spec, case, done.weights, MEMORY_TIMES * scale_of(cell)["length"])
+    return {"decay": {str(k): float(f"{share:.6g}") for k, share in found.items()}} if found else {}
 
 
 def _rounded(bits: list[float] | str) -> list[float] | str:
@@ -129,6 +138,8 @@ def pictures(records: Sequence[Record]) -> dict[str, Any]:
                 placed, "by_position", "bits per byte", length, paired=False
             )
         found[f"recall{where}"] = drawing.figure(mates, "recall", "share recalled", length, recall.CHANCE)
+        if measured := [r for r in mates if isinstance(r.values.get("influence"), dict)]:
+            found[f"effective memory{where}"] = drawing.influence(measured, length)
     return found
 
 
@@ -138,6 +149,7 @@ def _rows(good: Sequence[Record], length: int, where: str, held: Set[str]) -> di
     horizon = {"horizon": min((r.values["horizon"] for r in good), default=None)}
     further = _further_row(good, length) if "further" in held else {}
     position = f"Bits per byte by position (of windows of {max(contexts)}, every byte scored; {where})"
+    faded = f"Analytic decay (share of a token left k bytes on, by formula: of the slowest head or channel of a layer; {where})"
     bits, recalled = (_over(good, key, at) for key, at in (("bits_per_byte", contexts), ("recall", [length // 2, *contexts])))
     return {
         f"Bits per byte at a context (its last {length // 2} bytes; trained at {length}; {where})": bits
@@ -150,6 +162,7 @@ def _rows(good: Sequence[Record], length: int, where: str, held: Set[str]) -> di
             f"Effective memory (bits by which the next byte's distribution changes with the byte k back, in windows of"
             f" {MEMORY_TIMES * length}; {where})"
         ): _memory_row(good, length),
+        **({faded: _decay_row(good)} if any("decay" in r.values for r in good) else {}),
         f"Training (the same for all; {where})": _training_row(good),
     }
 
@@ -198,6 +211,11 @@ def _memory_row(good: Sequence[Record], length: int) -> dict[str, Any]:
     for k in effective_memory.distances(MEMORY_TIMES * length):
         row |= {f"k = {k}": f"{bits_per_byte.mean([b for of in measured for b in of[str(k)]]):.1g}" if measured else None}
     return row | {"note": rows.note(rows.reasons(said))}
+
+
+def _decay_row(good: Sequence[Record]) -> dict[str, Any]:
+    known = [r.values["decay"] for r in good if "decay" in r.values]
+    return {f"k = {k}": f"{bits_per_byte.mean([of[k] for of in known]):.2g}" for k in sorted(known[0], key=int)}
 
 
 def _before_this_table(record: Record) -> str:

@@ -2,16 +2,19 @@
 
 The last place of each window is asked twice, with the text as it is and with one byte exchanged: the divergence between the two
 answers, in bits, is the influence of that byte. It is measured on the output, so it says of any model, whatever it carries.
+Beside it stands the analytic decay, where a spec has one. Divergence goes with the square of a small change: what was worth b
+bits at once is expected to be worth b times the square of the share that is left.
 """
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from harness.nn import room
+from harness.spec import Case, Spec
 
 from . import bits_per_byte
 
@@ -45,3 +48,18 @@ def influence(
         for k, bits in zip(far, divergence.tolist(), strict=True):
             found[k].append(bits)
     return found
+
+
+def decay(spec: Spec, case: Case, weights: Mapping[str, Tensor], context: int) -> dict[int, float]:
+    """By distance k: the share of a token that is left by the formula of a spec; nothing where it has none."""
+    if spec.decay is None:
+        return {}
+    far = distances(context)
+    parameters = {name: tensor.detach().cpu().double() for name, tensor in weights.items()}
+    return dict(zip(far, spec.decay(torch.tensor(far, dtype=torch.float64), case, parameters).tolist(), strict=True))
+
+
+def expected(bits: float, shares: Mapping[int, float]) -> dict[int, float]:
+    """By distance k: the influence that is expected of a byte, from what it is at the least distance and the shares left."""
+    first = shares[min(shares)]
+    return {k: bits * (shares[k] / first) ** 2 for k in sorted(shares)}
