@@ -17,7 +17,7 @@ from harness.cell import Cell, Record
 from harness.implementation import Implementation
 
 from . import recall, rows, training
-from .extrapolation import OPENING
+from .extrapolation import A_FACT, OPENING
 from .scales import SCALES, TIMES, scale_of, text_of
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def table(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
     frames: dict[str, list[dict[str, Any]]] = {}
     for on in rows.by_text(records):
         length = SCALES[on.scale]["length"]
-        title = f"Recall of a fact by depth and length of the window (chance {recall.CHANCE:g}; trained at {length}; {on.where})"
+        title = f"Recall of a fact by depth and length of the window ({A_FACT}; trained at {length}; {on.where})"
         for model, good, failed in rows.by_model(on.records):
             for n in lengths(length) if good else [None]:
                 by_seed = [r.values["recall"][str(n)] for r in good]
