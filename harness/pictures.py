@@ -65,6 +65,7 @@ def figure(
     wide = max(1, len(panels))
     drawn, axes = pyplot.subplots(1, wide, figsize=(1 + 3.6 * wide, 4.8), sharey=True, squeeze=False, layout="constrained")
     for axis, (title, found) in zip(axes[0], panels.items(), strict=False):
+        _scale(axis, log)
         if ANCHOR in of:
             axis.plot(*_line(of[ANCHOR]), color="black", linestyle="--", label=ANCHOR)
         for name, curve in found.items():
@@ -73,7 +74,6 @@ def figure(
             axis.axvline(line, color="gray", linewidth=0.8)
         if chance is not None:
             axis.axhline(chance, color="gray", linewidth=0.8, linestyle=":")
-        _scale(axis, log)
         axis.set_title(title)
         axis.set_xlabel(f"{place}; the line is the training length" if line is not None and axis is axes[0][0] else place)
         axis.legend(fontsize=7, frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.14))  # below, on no line
@@ -110,6 +110,8 @@ def _draw(axis: Any, name: str, curve: Curve, paired: bool, beside: Mapping[int,
     x, middle = _line(curve)
     (line,) = axis.plot(x, middle, marker="o", markersize=3, label=name)
     low, high = ([y + sign * w for y, w in zip(middle, _widths(curve, paired), strict=True)] for sign in (-1, 1))
+    if axis.get_yscale() == "log":  # which has no zero: a band that would reach it goes as far down as up
+        low = [b if b > 0 or not t else y * y / t for b, y, t in zip(low, middle, high, strict=True)]
     axis.fill_between(x, low, high, alpha=0.15, color=line.get_color(), linewidth=0)
     axis.plot(list(beside), list(beside.values()), linestyle=":", linewidth=1, color=line.get_color())
 
