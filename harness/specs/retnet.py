@@ -76,6 +76,9 @@ EQUIVALENT = {
     "angles: 10000.0 ** (-exponent) -> 10100.0 ** (-exponent), bfloat16": (
         "it turns the last of 150 tokens by 0.02 radian: a little less than bfloat16 is allowed"
     ),
+    "heads beyond the eighth decay like it, bfloat16": (
+        "over 40 tokens their weights differ by less than a hundredth: bfloat16 is allowed as much"
+    ),
 }
 
 give_laws(retnet)

@@ -216,7 +216,7 @@ def _memory_row(good: Sequence[Record], length: int) -> dict[str, Any]:
 
 def _decay_row(good: Sequence[Record]) -> dict[str, Any]:
     known = [r.values["decay"] for r in good if "decay" in r.values]
-    return {f"k = {k}": f"{bits_per_byte.mean([of[k] for of in known]):.2g}" for k in sorted(known[0], key=int)}
+    return {f"k = {k}": f"{bits_per_byte.mean([of[k] for of in known]):.3g}" for k in sorted(known[0], key=int)}
 
 
 def _before_this_table(record: Record) -> str:
