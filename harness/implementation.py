@@ -4,9 +4,10 @@ It is loaded in a worker only. What it returns is looked at before its values ar
 """
 
 import importlib.util
+import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch.nn.parameter import is_lazy
 
 from harness import Unsupported, asking, catalogue, cost
 from harness.cell import Cell
-from harness.contract import ContractError
+from harness.contract import ContractError, Named
 from harness.spec import DTYPES, GRADIENT, Bunch, Case, Spec, dtype_name
 from harness.verdict import IN_FLOAT64
 
@@ -130,7 +131,7 @@ class Implementation:
         call = self.model(x, case) if self.spec.of_modules else self.prepare(case)
         given = [t for t in self.spec.given(case) if "." not in t.name]
         before = {t.name: _version(x[t.name]) for t in given}
-        answer = call(*[x[t.name] for t in given if not t.optional], **{t.name: x[t.name] for t in given if t.optional})
+        answer = _called(call, [t for t in given if not t.optional], [t for t in given if t.optional], x)
         if written := [name for name, version in before.items() if _version(x[name]) != version]:
             raise ContractError(f"it writes into its input {written[0]}")
         return answer
@@ -214,6 +215,30 @@ def _choose_triton(device: str) -> None:
         os.environ["TRITON_INTERPRET"] = "1"
     else:
         os.environ.pop("TRITON_INTERPRET", None)
+
+
+def _called(call: Any, inputs: Sequence[Named], optional: Sequence[Named], x: Mapping[str, Tensor]) -> Any:
+    """What a function says of the inputs, given in order, and of the optional ones, given by name."""
+    said = ", ".join([t.name for t in inputs] + [f"{t.name}=" for t in optional])
+    if not callable(call):
+        raise ContractError(f"prepare(case) returned a {type(call).__name__}, but should return a function of {said}")
+    in_order, by_name = [x[t.name] for t in inputs], {t.name: x[t.name] for t in optional}
+    try:
+        return call(*in_order, **by_name)
+    except TypeError as error:
+        if not _takes(call, in_order, by_name):
+            error.add_note(f"it is called with {said}, as the contract has them")
+        raise
+
+
+def _takes(call: Any, in_order: Sequence[Tensor], by_name: Mapping[str, Tensor]) -> bool:
+    """Whether a function has parameters for these arguments, as far as its signature tells."""
+    with suppress(ValueError):  # some builtins have none
+        try:
+            inspect.signature(getattr(call, "forward", call)).bind(*in_order, **by_name)
+        except TypeError:
+            return False
+    return True
 
 
 def _place(module: nn.Module, case: Case) -> nn.Module:

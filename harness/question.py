@@ -52,8 +52,8 @@ class Question:
 
     @cached_property
     def lenient(self) -> dict[str, Tensor]:
-        """The budget of grade B."""
-        return self._budget(low=True)
+        """The budget of grade B, nowhere below that of grade A."""
+        return {name: torch.maximum(each, self.strict[name]) for name, each in self._budget(low=True).items()}
 
     def answer(self, mistake: Mistake) -> dict[str, Tensor]:
         """What a wrong function returns, its gradients too, stored in the tested dtype."""

@@ -142,8 +142,11 @@ def _text(error: BaseException) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    lines = _text(error).strip().splitlines()
-    return "".join(c if c.isprintable() else "?" for c in lines[0][:300]) if lines else "without a message"
+    lines = _text(error).strip().splitlines() or ["without a message"]
+    # TorchScript tells a traceback of its own, and what happened after it.
+    line = lines[-1 if any(line.startswith("Traceback") for line in lines) else 0]
+    line = line.removeprefix(f"{type(error).__name__}: ")
+    return "".join(c if c.isprintable() else "?" for c in line[:300])
 
 
 def _place(error: BaseException) -> str:

@@ -49,6 +49,15 @@ def test_what_writes_into_an_input_is_refused_though_it_puts_back_what_was_there
         contestant.outputs(x, CASE)
 
 
+def test_a_function_of_other_inputs_is_told_what_it_is_called_with():
+    x = RETENTION.inputs(CASE)
+    with pytest.raises(TypeError) as told:
+        Implementation(RETENTION, lambda case: torch.nn.Identity(), {}, gradients=False).outputs(x, CASE)
+    assert told.value.__notes__ == ["it is called with q, k, v, past, decay, as the contract has them"]
+    with pytest.raises(ContractError, match="returned a NoneType, but should return a function of q, k, v, past, decay"):
+        Implementation(RETENTION, lambda case: None, {}, gradients=False).outputs(x, CASE)
+
+
 @pytest.mark.parametrize(
     ("got", "said"),
     [

@@ -40,3 +40,11 @@ def test_an_output_is_told_before_the_gradients_that_are_wrong_with_it():
     lines = verdict.judge(lambda low: (truth, budget), {"": got}, {"out": ("b", "n")}, "x").note.splitlines()
     assert lines[0].startswith("  out[b=0 n=0] is 1.5")
     assert lines[-1] == "  wrong too: q.grad"
+
+
+def test_what_is_within_grade_a_is_within_grade_b():
+    got = {name: torch.full((1, 2), 1.5).double() for name in ("out", "state")}
+    truth = {name: torch.ones(1, 2).double() for name in got}
+    tight, wide = torch.full((1, 2), 1e-3).double(), torch.full((1, 2), 1.0).double()
+    budgets = {False: {"out": tight, "state": wide}, True: {"out": wide, "state": tight}}
+    assert verdict.judge(lambda low: (truth, budgets[low]), {"": got}, {}, "x").grade == "B"

@@ -22,6 +22,11 @@ class Mute(Exception):
         (torch.OutOfMemoryError(), "out_of_memory", "asked for more memory than allowed: OutOfMemoryError at "),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out_of_memory", "asked for more memory than allowed: "),
         (RuntimeError("b\x07d\nmore"), "crashed", "raised RuntimeError: b?d, at "),
+        (
+            RuntimeError("It failed.\nTraceback of TorchScript:\n  x\nRuntimeError: bad shape"),
+            "crashed",
+            "raised RuntimeError: bad shape, at ",
+        ),
         (SystemExit(3), "crashed", "called exit(3), at "),
         (Mute(), "crashed", "raised Mute: with a message that cannot be printed, at "),
         (KeyboardInterrupt(), "crashed", "raised KeyboardInterrupt: without a message, at "),
