@@ -235,7 +235,8 @@ class Worker:
     def _ended(self) -> tuple[Answer, float] | None:
         """The answer of a cell that takes too long or too much; the process is ended by the caller."""
         if self._elapsed() > self.limits.time_s:
-            return Answer(TIMED_OUT, {}, f"no answer within {self.limits.time_s:g} s"), self._elapsed()
+            note = f"no answer within {self.limits.time_s:g} s (timeout=SECONDS says another time)"
+            return Answer(TIMED_OUT, {}, note), self._elapsed()
         if self.crowds:
             took = f"took {self.resident_bytes() / 2**30:.1f} GiB, and the machine had too little left for all that ran"
             return Answer(OUT_OF_MEMORY, {}, f"{took}; alone it may pass: workers=1"), self._elapsed()

@@ -6,7 +6,7 @@ import time
 from honest import turn
 
 expected = {"sabotage": "timed_out", "lookalike": "ok"}
-reason = "no answer within"
+reason = "(timeout=SECONDS says another time)"
 variants = {"sabotage": {"guilty": True}, "lookalike": {"guilty": False}}
 
 
