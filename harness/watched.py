@@ -85,7 +85,8 @@ class Watched:
             if n not in self.lengths:
                 self.reference.check(ids, said)
         elif n not in self.lengths:
-            check_row(self.model, here, said, row, {n // 3 | 1, (n - n // 4) | 1, n - 2, n - 1}, self.digits)
+            half = (1 << (n - 1).bit_length()) // 2  # where pieces of every smaller power of two end too
+            check_row(self.model, here, said, row, {n // 3 | 1, half, (n - n // 4) | 1, n - 2, n - 1}, self.digits)
             if self.reference:
                 self.reference.check(ids[row, None], said[row, None])
         elif dice.random() * EVERY < len(ids):
