@@ -77,7 +77,8 @@ class Watched:
     @torch.no_grad()
     def __call__(self, ids: Tensor) -> Tensor:
         here, n = ids.to(self.device), ids.shape[1]
-        said = self.model(here)
+        with asking.saying_how_to_end(here, self.reference.case.values.get("t") if self.reference else None):
+            said = self.model(here)
         check_logits(said, here)
         dice = random.Random(zlib.crc32(ids.contiguous().numpy().tobytes()))
         row = dice.randrange(len(ids))

@@ -102,6 +102,22 @@ def test_what_goes_wrong_once_a_cache_of_t_tokens_is_full_is_found():
     assert judge.values(contestant, SPEC.case("beyond_its_training"), "normal", form="step").outcome == "wrong"
 
 
+def test_who_fails_beyond_its_training_length_is_told_what_to_raise():
+    class Table(nn.Module):
+        def __init__(self, v, t):
+            super().__init__()
+            self.said, self.place = nn.Embedding(v, v), nn.Embedding(t, v)
+
+        def forward(self, ids):
+            return self.said(ids) + self.place(torch.arange(ids.shape[1]))
+
+    contestant = Implementation(SPEC, lambda case: Table(case.v, case.t), {}, gradients=False)
+    assert judge.values(contestant, SPEC.case("plain"), "normal").outcome == "ok"
+    with pytest.raises(IndexError) as raised:
+        judge.values(contestant, SPEC.case("beyond_its_training"), "normal")
+    assert raised.value.__notes__ == ["with more than t = 24 tokens: a model that cannot read so many raises harness.Unsupported"]
+
+
 def test_its_first_values_are_the_same_at_every_length_batch_and_dtype():
     found = of(lambda x: x.cumsum(1))
     at = SPEC.case("plain")
