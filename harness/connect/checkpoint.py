@@ -351,7 +351,7 @@ class Text:
 
 
 def text(document: bytes, tokenizer: Any) -> Text:
-    """A document of UTF-8 as tokens, without any that the tokenizer would add. ValueError where they do not tell all of it."""
+    """A document of UTF-8 as tokens, without any that the tokenizer would add. Unsupported where they do not tell all."""
     read = document.decode()
     told = tokenizer(read, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     at = [0]  # bytes before each character
@@ -359,7 +359,7 @@ def text(document: bytes, tokenizer: Any) -> Text:
         at.append(at[-1] + len(letter.encode()))
     until = [at[stop] for _, stop in told["offset_mapping"]]
     if not until or until[-1] != len(document) or until != sorted(until):
-        raise ValueError("the tokenizer does not tell every byte of the text in its order")
+        raise Unsupported("its tokenizer does not tell every byte of the text in its order, so its bits are of no bytes")
     return Text(told["input_ids"], until)
 
 
