@@ -55,7 +55,8 @@ class Checkpoint(nn.Module):
             raise Unsupported(f"its positions end at {self.ends}")
         if self.rolling is None:
             with self._reading(ids.shape[1]):
-                return self.model(input_ids=ids, use_cache=False).logits
+                # Some give float32 whatever they are asked in.
+                return self.model(input_ids=ids, use_cache=False).logits.to(self.model.dtype)
         # At position 0 nothing is turned: queries and keys come to the attention as they are, which turns them itself.
         still = torch.zeros_like(ids[:1])
         return self.model(input_ids=ids, position_ids=still, attention_mask=torch.ones_like(ids), use_cache=False).logits

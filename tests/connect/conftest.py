@@ -34,8 +34,8 @@ def checkpoint(tmp_path_factory):
 
     Kinds: llama, llama-tied (one matrix for what comes in and goes out), llama-dynamic (its rotary frequencies follow the
     length), mistral (a window of its own), gpt_neox-whole (every feature is turned), cohere (pairs are neighbours), falcon-alibi
-    (rotary positions are told, and not used), rwkv, mpt-told, bloom-told (with a training length), gpt2, gpt_neox, bloom, opt,
-    mamba.
+    (rotary positions are told, and not used), rwkv, mpt-told, bloom-told, mamba-told (with a training length), gpt2,
+    gpt_neox, bloom, opt, mamba.
     """
     pytest.importorskip("transformers", reason="transformers is not installed: pip install -e '.[lm-eval]'")
     import torch
@@ -66,6 +66,7 @@ def checkpoint(tmp_path_factory):
         "bloom-told": {**bloom, "max_position_embeddings": 32},
         "opt": {**width, "num_attention_heads": 2, "ffn_dim": 24, "max_position_embeddings": 64, "word_embed_proj_dim": 16},
         "mamba": {**width, "state_size": 4},
+        "mamba-told": {**width, "state_size": 4, "max_position_embeddings": 32},
     }
 
     def saved(kind: str) -> Path:

@@ -192,7 +192,11 @@ def test_another_model_that_turns_all_as_llama_rolls_as_llama(checkpoint, ids):
     watched.check_steps(rolls, ids)
 
 
-@pytest.mark.parametrize("kind", ["rwkv", "bloom-told"])
+def test_logits_are_of_the_dtype_that_is_asked_for(checkpoint, ids):
+    assert checkpoints.load(checkpoint("mamba-told")).double()(ids).dtype == torch.float64
+
+
+@pytest.mark.parametrize("kind", ["rwkv", "bloom-told", "mamba-told"])
 def test_who_has_no_table_of_positions_reads_on(checkpoint, ids, kind):
     model = checkpoints.load(checkpoint(kind))
     assert (model.length, model.ends) == (32, None)
