@@ -227,7 +227,19 @@ def _check_repeats(contestant: "Implementation", case: Case, drawn: Bunch, wrt: 
 
 def _step_by_step(contestant: "Implementation", x: Bunch, case: Case) -> Bunch:
     """Logits [b n v] of a model that is given one token at a time, in turn with those of the same text backwards."""
-    return Bunch(logits=stepped_in_turn(contestant.model(x, case), x.ids, x.ids.flip(1)))
+    with saying_how_to_end(x.ids, case.values.get("t")):
+        return Bunch(logits=stepped_in_turn(contestant.model(x, case), x.ids, x.ids.flip(1)))
+
+
+@contextmanager
+def saying_how_to_end(ids: Tensor | None, t: int | None) -> Iterator[None]:
+    """An error over texts longer than t, the length of training, is told with what to raise in its place."""
+    try:
+        yield
+    except Exception as error:
+        if ids is not None and t and ids.shape[1] > t and not isinstance(error, Unsupported):
+            error.add_note(f"with more than t = {t} tokens: a model that cannot read so many raises harness.Unsupported")
+        raise
 
 
 @torch.no_grad()

@@ -131,7 +131,8 @@ class Implementation:
         call = self.model(x, case) if self.spec.of_modules else self.prepare(case)
         given = [t for t in self.spec.given(case) if "." not in t.name]
         before = {t.name: _version(x[t.name]) for t in given}
-        answer = _called(call, [t for t in given if not t.optional], [t for t in given if t.optional], x)
+        with asking.saying_how_to_end(x.get("ids"), case.values.get("t")):
+            answer = _called(call, [t for t in given if not t.optional], [t for t in given if t.optional], x)
         if written := [name for name, version in before.items() if _version(x[name]) != version]:
             raise ContractError(f"it writes into its input {written[0]}")
         return answer

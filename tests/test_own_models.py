@@ -60,6 +60,64 @@ def test_a_law_that_is_broken_by_little_is_said_to_be_judged_in_float64(leak: fl
     assert ("laws are judged in float64" in answer.note) is said
 
 
+@pytest.mark.parametrize(("case", "place"), [("plain", 9), ("plain", 35), ("long", 63), ("beyond_its_training", 40)])
+def test_one_token_of_the_future_at_one_place_is_found(case: str, place: int):
+    def peeks(x):
+        here = (torch.arange(x.shape[1]) == place)[:, None]
+        return torch.where(here, x.roll(-1, 1), x)
+
+    answer = judge.law(of(peeks), SPEC.case(case), "the_future_is_invisible")
+    assert answer.outcome == "wrong"
+    assert f" at {place}, " in answer.note
+
+
+@pytest.mark.parametrize("row", range(3))
+def test_each_row_is_asked_alone(row: int):
+    def mixed(x):
+        y = x.cumsum(1)
+        return torch.cat([y[:row], y[row : row + 1] + (y[:1] - y[-1:]), y[row + 1 :]])
+
+    assert outcomes(of(mixed))["a_batch_is_its_rows"] == "wrong"
+
+
+def test_pieces_that_are_whole_are_read_like_others():
+    def loses_the_last_piece(x):
+        return x.cumsum(1) * (1 - (x.shape[1] % 16 == 0) * (torch.arange(x.shape[1]) >= x.shape[1] - 16)[:, None].to(x.dtype))
+
+    assert outcomes(of(loses_the_last_piece))["a_text_that_goes_on_begins_alike"] == "wrong"
+
+
+def test_what_goes_wrong_once_a_cache_of_t_tokens_is_full_is_found():
+    class Rolling(RUNNING_MEAN):
+        def forward(self, x):
+            return self.o(self.gate(x).sigmoid() * self.v(x).cumsum(1))
+
+        def step(self, x, state):
+            cache = torch.cat([*([] if state is None else [state]), self.v(x)[:, None]], 1)[:, -24:]
+            return self.o(self.gate(x).sigmoid() * cache.sum(1)), cache
+
+    contestant = Implementation(SPEC, lambda c: Decoder(c.v, c.d, c.l, c.f, lambda _: Rolling(c.d)), {}, gradients=False)
+    assert SPEC.case("beyond_its_training").t == 24
+    assert judge.values(contestant, SPEC.case("one_head").resized({"n": 24}), "normal", form="step").outcome == "ok"
+    assert judge.values(contestant, SPEC.case("beyond_its_training"), "normal", form="step").outcome == "wrong"
+
+
+def test_who_fails_beyond_its_training_length_is_told_what_to_raise():
+    class Table(nn.Module):
+        def __init__(self, v, t):
+            super().__init__()
+            self.said, self.place = nn.Embedding(v, v), nn.Embedding(t, v)
+
+        def forward(self, ids):
+            return self.said(ids) + self.place(torch.arange(ids.shape[1]))
+
+    contestant = Implementation(SPEC, lambda case: Table(case.v, case.t), {}, gradients=False)
+    assert judge.values(contestant, SPEC.case("plain"), "normal").outcome == "ok"
+    with pytest.raises(IndexError) as raised:
+        judge.values(contestant, SPEC.case("beyond_its_training"), "normal")
+    assert raised.value.__notes__ == ["with more than t = 24 tokens: a model that cannot read so many raises harness.Unsupported"]
+
+
 def test_its_first_values_are_the_same_at_every_length_batch_and_dtype():
     found = of(lambda x: x.cumsum(1))
     at = SPEC.case("plain")

@@ -63,6 +63,16 @@ def test_each_length_is_looked_at_as_it_comes():
         ask(IDS)
 
 
+@pytest.mark.parametrize("pieces", [4, 8, 32])
+def test_the_end_of_a_piece_of_a_power_of_two_is_looked_at(pieces: int):
+    def peeks_over_the_end(x):
+        last = (torch.arange(1, x.shape[1] + 1) % pieces == 0)[:, None]
+        return torch.where(last, x.roll(-1, 1), x)
+
+    with pytest.raises(ContractError, match="hangs on the tokens from 32 on"):
+        watched(peeks_over_the_end)(torch.randint(0, 7, (3, 64)))
+
+
 def test_the_last_places_are_looked_at_too():
     def peeks_at_the_end(x):
         return torch.cat([x[:, :-2], x[:, -1:], x[:, -1:]], 1)

@@ -20,8 +20,9 @@ v get words that are one token each (`Symbols`).
 import copy
 import hashlib
 import inspect
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from harness.cell import Cell
 ROLLING = ("streaming", "lm_infinite")
 AFTER = ("interpolated", *ROLLING)
 ATTENTION = "harness_rolling"  # the name under which transformers knows `rolling_attention`
+FEW = 32  # tokens that show what positions do
 KEEPS = ("DynamicLayer", "DynamicSlidingWindowLayer")  # layers of a cache of transformers that leave the past as it was given
 
 
@@ -46,14 +48,15 @@ class Checkpoint(nn.Module):
     def __init__(self, model: Any, tokenizer: Any, length: int, rolling: "Rolling | None" = None):
         super().__init__()
         self.model, self.tokenizer, self.length, self.rolling = model, tokenizer, length, rolling
-        rotary = getattr(model.config, "rope_parameters", None)
-        self.ends = None if rotary else getattr(model.config, "max_position_embeddings", None)  # of a table of positions
+        self.ends = ends(model)
 
     def forward(self, ids: Tensor) -> Tensor:
         if self.ends is not None and ids.shape[1] > self.ends:
             raise Unsupported(f"its positions end at {self.ends}")
         if self.rolling is None:
-            return self.model(input_ids=ids, use_cache=False).logits
+            with self._reading(ids.shape[1]):
+                # Some give float32 whatever they are asked in.
+                return self.model(input_ids=ids, use_cache=False).logits.to(self.model.dtype)
         # At position 0 nothing is turned: queries and keys come to the attention as they are, which turns them itself.
         still = torch.zeros_like(ids[:1])
         return self.model(input_ids=ids, position_ids=still, attention_mask=torch.ones_like(ids), use_cache=False).logits
@@ -70,7 +73,8 @@ class Checkpoint(nn.Module):
         if self.rolling is None:
             cache = empty_cache(self.model) if past is None else copy.copy(past)
             cache.layers = [copy.copy(layer) for layer in cache.layers]
-            logits = self.model(**given, past_key_values=cache).logits[:, -1]
+            with self._reading(position + 1):
+                logits = self.model(**given, past_key_values=cache).logits[:, -1]
             if cache.get_seq_length() != position + 1:
                 raise Unsupported(f"has no step form: {self.model.config.model_type} puts nothing into the cache of transformers")
             return logits, (position + 1, cache)
@@ -78,6 +82,16 @@ class Checkpoint(nn.Module):
         alone = torch.ones_like(given["input_ids"])
         told = {"position_ids": torch.zeros_like(alone[:1]), "attention_mask": alone, "past_key_values": rolls}
         return self.model(**given, **told).logits[:, -1], (position + 1, tuple(rolls.kept))
+
+    @contextmanager
+    def _reading(self, tokens: int) -> Iterator[None]:
+        """Unsupported, with what is said, where a model fails beyond its training length: biases may end there as tables do."""
+        try:
+            yield
+        except RuntimeError as error:
+            if tokens <= self.length or "memory" in str(error):
+                raise
+            raise Unsupported(f"cannot read more than {self.length} tokens: {str(error).splitlines()[0]}") from error
 
 
 @dataclass(frozen=True)
@@ -150,14 +164,14 @@ def load(folder: str | Path, after: str = "", length: int = 0, device: str = "cp
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     if not (length := length or getattr(config, "max_position_embeddings", 0)):
         raise Unsupported(
-            f"{config.model_type} tells no training length (max_position_embeddings), by which contexts are measured"
+            f"{config.model_type} tells no training length, by which contexts are measured:"
+            " write it into its config.json as max_position_embeddings"
         )
     if after:
         _check_rotary(config)
     if kind == "interpolated":
         config.rope_parameters = {**config.rope_parameters, "rope_type": "linear", "factor": float(number)}
-    how = {"attn_implementation": ATTENTION} if kind in ROLLING else {}
-    told: dict[str, Any] = {"config": config, "dtype": torch.float32, "local_files_only": True, **how}
+    told: dict[str, Any] = {"config": config, "dtype": torch.float32, "local_files_only": True}
     model, found = AutoModelForCausalLM.from_pretrained(folder, **told, output_loading_info=True, ignore_mismatched_sizes=True)
     _check_whole(folder, found["missing_keys"])
     try:
@@ -166,9 +180,21 @@ def load(folder: str | Path, after: str = "", length: int = 0, device: str = "cp
         raise Unsupported(f"{folder} has no tokenizer that transformers reads") from error
     _check_weights(folder, model, [name for name, *_ in found["mismatched_keys"]], len(tokenizer))
     model = model.eval().to(device)
-    rolling = _rolling(kind, int(number), length, model) if kind in ROLLING else None
-    model.config.rolling = rolling
-    return Checkpoint(model, tokenizer, length, rolling)
+    if kind == "interpolated":
+        _check_turning(model)
+    if kind in ROLLING:
+        return _rolling(Checkpoint(model, tokenizer, length), kind, int(number))
+    return Checkpoint(model, tokenizer, length)
+
+
+def ends(model: Any) -> int | None:
+    """How many tokens a model has positions for, where these are a table: of learned rows, of sines, or a mask."""
+    length = getattr(model.config, "max_position_embeddings", None)
+    if not length or getattr(model.config, "rope_parameters", None):
+        return None
+    learned = [m.weight for m in model.modules() if isinstance(m, nn.Embedding) and m is not model.get_input_embeddings()]
+    tables = [table for table in (*learned, *model.buffers()) if table.ndim > 1]
+    return length if any(max(table.shape) >= length for table in tables) else None
 
 
 def model_of(cell: Cell) -> dict[str, str]:
@@ -218,11 +244,50 @@ def _check_rotary(config: Any) -> None:
         raise Unsupported(f"{config.model_type} has a sliding window of its own")
 
 
-def _rolling(kind: str, sinks: int, length: int, model: Any) -> Rolling:
+@torch.no_grad()
+def _check_turning(model: Any) -> None:
+    """Unsupported where positions are told in its config, but turn nothing."""
+    ids = _some_tokens(model, FEW)
+    place = torch.arange(FEW, device=ids.device)[None]
+    one, other = (model(input_ids=ids, position_ids=at, use_cache=False).logits for at in (place, 2 * place))
+    if torch.equal(one, other):
+        raise Unsupported(f"{model.config.model_type} has no rotary positions: it says the same wherever its tokens stand")
+
+
+@torch.no_grad()
+def _rolling(plain: Checkpoint, kind: str, sinks: int) -> Checkpoint:
+    """The same model with a rolling cache; Unsupported where it says otherwise than it did before anything has left the cache.
+
+    So do models whose pairs are neighbours, that turn some layers alone, or whose attention has more to it."""
+    model, length, named = plain.model, plain.length, plain.model.config.model_type
     window, ceiling = (length - sinks, length - 1) if kind == "streaming" else (length, length)
     if window < 1:
         raise ValueError(f"{sinks} sinks leave nothing of a cache of {length} tokens")
-    return Rolling(kind, window, sinks, ceiling, model.model.rotary_emb.inv_freq.double())
+    ids = _some_tokens(model, min(FEW, length))
+    before = plain(ids)
+    try:
+        frequencies = model.base_model.rotary_emb.inv_freq.double()
+        model.set_attn_implementation(ATTENTION)
+    except (AttributeError, LookupError, ValueError) as error:
+        raise Unsupported(f"{named} takes no other attention or positions than its own") from error
+
+    def rolled(how: Rolling) -> Checkpoint:
+        model.config.rolling = how
+        return Checkpoint(model, plain.tokenizer, length, how)
+
+    how = Rolling(kind, window, sinks, ceiling, frequencies)
+    if torch.equal(rolled(replace(how, window=1, sinks=0))(ids), before):
+        raise Unsupported(f"{named} takes no other attention than its own: it says the same whatever is seen")
+    if ((rolled(how)(ids) - before).norm() > 2**-12 * before.norm()).item():
+        raise Unsupported(
+            f"{named} does not turn or attend as Llama does: with a rolling cache that is not full it says otherwise"
+        )
+    return rolled(how)
+
+
+def _some_tokens(model: Any, count: int) -> Tensor:
+    """ids[1 count], of the tokens of a model."""
+    return torch.arange(count, device=model.device)[None] * 7 % model.get_input_embeddings().weight.shape[0]
 
 
 def empty_cache(model: Any) -> Any:
@@ -287,7 +352,7 @@ class Text:
 
 
 def text(document: bytes, tokenizer: Any) -> Text:
-    """A document of UTF-8 as tokens, without any that the tokenizer would add. ValueError where they do not tell all of it."""
+    """A document of UTF-8 as tokens, without any that the tokenizer would add. Unsupported where they do not tell all."""
     read = document.decode()
     told = tokenizer(read, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     at = [0]  # bytes before each character
@@ -295,7 +360,7 @@ def text(document: bytes, tokenizer: Any) -> Text:
         at.append(at[-1] + len(letter.encode()))
     until = [at[stop] for _, stop in told["offset_mapping"]]
     if not until or until[-1] != len(document) or until != sorted(until):
-        raise ValueError("the tokenizer does not tell every byte of the text in its order")
+        raise Unsupported("its tokenizer does not tell every byte of the text in its order, so its bits are of no bytes")
     return Text(told["input_ids"], until)
 
 

@@ -33,7 +33,9 @@ def checkpoint(tmp_path_factory):
     """checkpoint(kind) -> a folder with a tiny model of random weights and a tokenizer whose tokens are bytes.
 
     Kinds: llama, llama-tied (one matrix for what comes in and goes out), llama-dynamic (its rotary frequencies follow the
-    length), mistral (a window of its own), gpt2, gpt_neox, bloom, opt, mamba.
+    length), mistral (a window of its own), gpt_neox-whole (every feature is turned), cohere (pairs are neighbours), falcon-alibi
+    (rotary positions are told, and not used), rwkv, mpt-told, bloom-told, mamba-told (with a training length), gpt2,
+    gpt_neox, bloom, opt, mamba.
     """
     pytest.importorskip("transformers", reason="transformers is not installed: pip install -e '.[lm-eval]'")
     import torch
@@ -43,6 +45,10 @@ def checkpoint(tmp_path_factory):
     width = {"hidden_size": 16, "num_hidden_layers": 2, "initializer_range": 0.2}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
     llama = {**width, **heads, "intermediate_size": 24, "max_position_embeddings": 64}
+    neox = {**width, "num_attention_heads": 2, "intermediate_size": 24, "max_position_embeddings": 64}
+    whole = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 1.0}
+    bloom = {"hidden_size": 16, "n_layer": 2, "n_head": 2, "initializer_range": 0.2}
+    mpt = {"d_model": 16, "n_heads": 2, "n_layers": 2, "max_seq_len": 64, "initializer_range": 0.2}
     dynamic = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
     kinds = {
         "llama": llama,
@@ -50,10 +56,17 @@ def checkpoint(tmp_path_factory):
         "llama-dynamic": {**llama, "rope_parameters": dynamic},
         "mistral": {**llama, "sliding_window": 8},
         "gpt2": {"n_positions": 512, "n_embd": 16, "n_layer": 2, "n_head": 2},
-        "gpt_neox": {**width, "num_attention_heads": 2, "intermediate_size": 24, "max_position_embeddings": 64},
-        "bloom": {"hidden_size": 16, "n_layer": 2, "n_head": 2, "initializer_range": 0.2},
+        "gpt_neox": neox,
+        "gpt_neox-whole": {**neox, "rope_parameters": whole},
+        "cohere": llama,
+        "falcon-alibi": {**width, "num_attention_heads": 2, "alibi": True},
+        "rwkv": {**width, "context_length": 32},
+        "mpt-told": {**mpt, "max_position_embeddings": 64},
+        "bloom": bloom,
+        "bloom-told": {**bloom, "max_position_embeddings": 32},
         "opt": {**width, "num_attention_heads": 2, "ffn_dim": 24, "max_position_embeddings": 64, "word_embed_proj_dim": 16},
         "mamba": {**width, "state_size": 4},
+        "mamba-told": {**width, "state_size": 4, "max_position_embeddings": 32},
     }
 
     def saved(kind: str) -> Path:

@@ -12,7 +12,7 @@ transformers = pytest.importorskip("transformers", reason="transformers is not i
 
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-from harness import Unsupported, memory  # noqa: E402
+from harness import Unsupported, memory, watched  # noqa: E402
 from harness.connect import checkpoint as checkpoints  # noqa: E402
 
 N, T, SINKS = 41, 12, 3
@@ -171,6 +171,46 @@ def test_what_cannot_be_is_said(checkpoint, folder, tmp_path):
         checkpoints.load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("kind", "after", "said"),
+    [
+        ("cohere", "streaming:3", "cohere does not turn or attend as Llama does"),
+        ("cohere", "lm_infinite:3", "cohere does not turn or attend as Llama does"),
+        ("falcon-alibi", "streaming:3", "falcon takes no other attention than its own"),
+        ("falcon-alibi", "interpolated:4", "falcon has no rotary positions: it says the same wherever its tokens stand"),
+    ],
+)
+def test_other_positions_are_for_models_that_have_such(checkpoint, kind, after, said):
+    with pytest.raises(Unsupported, match=said):
+        checkpoints.load(checkpoint(kind), after, length=T)
+
+
+def test_another_model_that_turns_all_as_llama_rolls_as_llama(checkpoint, ids):
+    plain, rolls = (checkpoints.load(checkpoint("gpt_neox-whole"), after, length=T) for after in ("", f"streaming:{SINKS}"))
+    assert (plain(ids[:, :T]) - rolls(ids[:, :T])).norm() < 1e-5 * plain(ids[:, :T]).norm()
+    assert (plain(ids) - rolls(ids)).norm() > 1e-2 * plain(ids).norm()
+    watched.check_steps(rolls, ids)
+
+
+def test_logits_are_of_the_dtype_that_is_asked_for(checkpoint, ids):
+    assert checkpoints.load(checkpoint("mamba-told")).double()(ids).dtype == torch.float64
+
+
+@pytest.mark.parametrize("kind", ["rwkv", "bloom-told", "mamba-told"])
+def test_who_has_no_table_of_positions_reads_on(checkpoint, ids, kind):
+    model = checkpoints.load(checkpoint(kind))
+    assert (model.length, model.ends) == (32, None)
+    assert model(ids).shape == (2, N, 257)
+
+
+def test_who_fails_beyond_its_training_length_cannot_read_so_much(checkpoint):
+    model, ids = checkpoints.load(checkpoint("mpt-told")), torch.arange(65)[None]
+    with pytest.raises(Unsupported, match="cannot read more than 64 tokens: The size of tensor a"):
+        model(ids)
+    with pytest.raises(Unsupported, match="cannot read more than 64 tokens: The size of tensor a"):
+        stepped(model, ids)
+
+
 def test_a_digest_is_of_every_file(folder, tmp_path):
     copied = shutil.copytree(folder, tmp_path / "copied")
     assert checkpoints.digest(copied) == checkpoints.digest(folder)
@@ -194,7 +234,7 @@ def test_bits_per_byte_are_bits_over_bytes(folder):
         right.append(-sum(nats) / math.log(2) / (texts[document].bytes_until[end] - texts[document].bytes_until[end - scored]))
     assert checkpoints.per_byte(bits, texts, ends, scored) == pytest.approx(right)
     assert right != pytest.approx(bits)  # letters of several bytes are one step of the count
-    with pytest.raises(ValueError, match="does not tell every byte"):
+    with pytest.raises(Unsupported, match="does not tell every byte"):
         checkpoints.text(b"", model.tokenizer)
 
 
