@@ -28,7 +28,7 @@ from harness.spec import Bunch, Case, spec
         "two_wide": {"d": 2},
         "ragged": {"d": 37},  # no multiple of a vector or a tile
         "wide": {"d": 1100, "n": 2},  # more than a tile of 1024
-        "very_wide": {"b": 1, "n": 2, "d": 8200},  # more than a tile of 8192
+        "very_wide": {"b": 1, "n": 1, "d": 8200},  # more than a tile of 8192
         "whole_tiles": {"b": 5, "n": 16, "d": 128},  # a path for such widths alone; what is done for the first batch rows
         "large_eps": {"eps": 1e-2},  # an eps that is built in, or outside the root
         "tiny_eps": {"eps": 1e-10},
