@@ -100,8 +100,9 @@ def _each_way(
     for name, tensor in drawn.items():
         x[name].detach().copy_(tensor)
     yield "", x, _asked(contestant, x, case, wrt)
-    # Every other gradient: which, the question decides, so that each is asked for with and without the others.
-    some = wrt[zlib.crc32(f"{case.name} {family}".encode()) % 2 :: 2] or wrt
+    number = zlib.crc32(f"{case.name} {family}".encode())
+    # Of a model every other gradient; which, the question decides, so that each is asked for with and without the others.
+    some = (wrt[number % 2 :: 2] or wrt) if contestant.spec.of_modules else _some_of(wrt, number)
     layout = {name: LAYOUTS[zlib.crc32(f"{case.name} {family} {name}".encode()) % len(LAYOUTS)] for name in drawn}
     strided = Bunch({name: layout[name](tensor) if tensor.dim() else tensor for name, tensor in _placed(drawn, case).items()})
     try:
@@ -137,6 +138,17 @@ def _as_it_learns(
         again = Bunch({name: tensor.requires_grad_(name in wrt) for name, tensor in _placed(others, case).items()})
         between = lambda: contestant.outputs(again, case)  # noqa: E731
         yield "where it is called again before it goes back", x, contestant.outputs_and_gradients(x, case, wrt, between)
+        try:
+            answer = contestant.outputs_and_gradients(x, case, wrt, times=2)
+        except RuntimeError:
+            return  # who keeps nothing for a second time says so
+        yield "where it goes back twice", x, answer
+
+
+def _some_of(names: list[str], number: int) -> list[str]:
+    """One of them alone, or all but one: nothing else is frozen in training, or everything else."""
+    alone, place = number % 2, number // 2 % max(1, len(names))
+    return [name for i, name in enumerate(names) if (i == place) == bool(alone)] or names
 
 
 def _ask_another_case(contestant: "Implementation", case: Case, family: str, seed: int) -> None:

@@ -138,11 +138,18 @@ class Implementation:
         return answer
 
     def outputs_and_gradients(
-        self, x: Mapping[str, Tensor], case: Case, wanted: Sequence[str], between: Callable[[], object] = lambda: None
+        self,
+        x: Mapping[str, Tensor],
+        case: Case,
+        wanted: Sequence[str],
+        between: Callable[[], object] = lambda: None,
+        times: int = 1,
     ) -> Bunch:
         """Outputs by name, and `q.grad` for each of the wanted inputs q, for the cotangents `out.grad` in `x`.
 
-        Inputs keep their memory and strides. `between` is called before the way back."""
+        Inputs keep their memory and strides. `between` is called before the way back, of which the last counts, of `times`.
+        Outputs whose cotangents are all zeros are read by nobody: the way back does not begin there.
+        """
         leaves = {name: x[name].detach().requires_grad_() for name in wanted}
         outputs = self.outputs({**x, **leaves}, case)
         if self.spec.parameters:
@@ -154,8 +161,11 @@ class Implementation:
                 "it claims gradients, but no output is connected to its inputs (detached, or computed under no_grad)"
             )
         between()
-        cotangents = [x[name + GRADIENT].to(outputs[name].dtype) for name in attached]
-        found = torch.autograd.grad([outputs[name] for name in attached], list(leaves.values()), cotangents, allow_unused=True)
+        read = [name for name in attached if x[name + GRADIENT].any()] or attached
+        cotangents = [x[name + GRADIENT].to(outputs[name].dtype) for name in read]
+        ends, starts = [outputs[name] for name in read], list(leaves.values())
+        for left in reversed(range(times)):
+            found = torch.autograd.grad(ends, starts, cotangents, allow_unused=True, retain_graph=left > 0)
         for (name, leaf), gradient in zip(leaves.items(), found, strict=True):
             outputs[name + GRADIENT] = torch.zeros_like(leaf) if gradient is None else gradient.to_dense()
         return Bunch({name: tensor.detach() for name, tensor in outputs.items()})

@@ -94,3 +94,11 @@ def test_a_state_that_only_numbers_what_the_model_keeps_is_no_state():
     with pytest.raises(IndexError) as told:
         asking.stepped_in_turn(Handing(honest=False), ids, ids)
     assert told.value.__notes__ == [asking.BY_A_COPY]
+
+
+def test_one_gradient_is_wanted_alone_or_all_but_one():
+    names = ["q", "k", "v", "bias"]
+    wanted = {tuple(asking._some_of(names, number)) for number in range(8)}
+    assert wanted == {(name,) for name in names} | {tuple(other for other in names if other != name) for name in names}
+    assert asking._some_of(["x"], 0) == asking._some_of(["x"], 1) == ["x"], "the only one is always wanted"
+    assert asking._some_of([], 0) == []

@@ -74,7 +74,8 @@ def harness(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (
             ["run", "suite=correctness", "spec=rotary", "case=plan"],
             "harness: no case named 'plan'. Did you mean 'plain'?\n"
-            "  known: plain, one_step, wide, narrow, odd_widths, far, very_far, million, million_wide, many_rows, base\n",
+            "  known: plain, one_step, wide, narrow, whole_tiles, even_heads, odd_widths, far, very_far, million, million_wide, "
+            "many_rows, base\n",
         ),
         (
             ["check", "nowhere.py", "spec=attention"],

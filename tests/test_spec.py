@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from harness.contract import ContractError
-from harness.spec import Bunch, spec
+from harness.spec import Bunch, _read, spec
 
 
 def scaled(**changes: object):
@@ -55,3 +55,15 @@ def test_the_reference_answers_by_name_and_other_functions_may_play_it():
 def test_a_bunch_says_what_it_holds():
     with pytest.raises(AttributeError, match="there is no 'k' here, only q, v"):
         _ = Bunch(q=1, v=2).k
+
+
+def test_some_rows_and_some_outputs_are_read_by_nobody():
+    """As padding is not, and final states in training."""
+    drawn = {"out": torch.ones(2, 5, 3), "state": torch.ones(2)}
+    whole, rows, *alone = (_read(drawn, number) for number in (0, 1, 2, 5))
+    assert whole == drawn
+    assert rows["out"][0, :, 0].tolist() == [1, 0, 1, 1, 0]
+    assert [{name: bool(t.any()) for name, t in one.items()} for one in alone] == [
+        {"out": True, "state": False},
+        {"out": False, "state": True},
+    ]

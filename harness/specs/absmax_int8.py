@@ -29,7 +29,8 @@ from harness.spec import Bunch, Case, spec
         "plain": {},
         "one_token": {"n": 1},
         "one_wide": {"d": 1},  # every code is 127 or -127
-        "many_rows": {"n": 270, "d": 16, "e": 140},  # what is done for the first tiles alone
+        "one_output": {"e": 1},
+        "many_rows": {"n": 321, "d": 16, "e": 140},  # what is done for the first tiles alone; a last token alone in its tile
         "ragged": {"d": 37, "e": 11},  # no multiple of a vector or a tile
         "wide": {"d": 1100, "n": 3},  # sums far beyond 16 bits, more than a tile of 1024
         "square": {"n": 64, "d": 64, "e": 64},  # scales of the wrong axis have the right shape; a path for whole tiles alone
@@ -259,3 +260,16 @@ def _(x, w):
 def _(x, w):
     _, x_code, w_code = absmax_int8(x, w)
     return x @ (w_code * quantize(w)[1]).mT, x_code, w_code
+
+
+@absmax_int8.mistake("a single output feature has no scale")
+def _(x, w):
+    out, x_code, w_code = absmax_int8(x, w)
+    return out if len(w) > 1 else out / quantize(w)[1].mT, x_code, w_code
+
+
+@absmax_int8.mistake("a last token alone in its tile of 64 gives zeros")
+def _(x, w):
+    out, x_code, w_code = absmax_int8(x, w)
+    n = len(x)
+    return out * ((torch.arange(n) < n - 1) | (n % 64 != 1) | (n == 1))[:, None], x_code, w_code

@@ -28,12 +28,12 @@ from harness.spec import Bunch, Case, spec
         "plain": {},
         "one_query": {"n": 1},
         "one_key": {"m": 1},
-        "whole_tiles": {"m": 128, "n": 16, "b": 1},
-        "long": {"m": 300, "b": 2, "n": 4},
-        "many_queries": {"n": 150, "m": 5, "b": 2},  # what is done for the first tiles of queries alone
+        "whole_tiles": {"m": 128, "n": 16, "b": 1, "d": 16, "e": 16, "a": 16},
+        "long": {"m": 321, "b": 2, "n": 4},  # a last annotation alone in its tile
+        "many_queries": {"n": 193, "m": 5, "b": 2},  # what is done for the first tiles of queries alone; a last one alone in its
         "wide": {"n": 4, "m": 11, "a": 140, "d": 133, "e": 131},
         "many_rows": {"b": 70, "n": 2, "m": 5, "a": 4, "d": 3, "e": 2},
-        "narrow": {"a": 1, "d": 4, "e": 3},
+        "narrow": {"a": 1, "d": 1, "e": 1},
     },
 )
 def additive_attention(
@@ -218,6 +218,10 @@ _with_mask("the last partial tile of 16 is dropped", lambda seen, key, last: see
 _with_mask("the last annotation of each tile of 16 is dropped", lambda seen, key, last: seen & (key % 16 != 15))
 
 
+_with_mask(
+    "a last annotation alone in its tile of 64 is not read",
+    lambda seen, key, last: seen & ((key < len(key) - 1) | (len(key) % 64 != 1) | (len(key) == 1)),
+)
 _with_mask("annotations beyond the 256th are not read", lambda seen, key, last: seen & (key < 256))
 _with_mask(
     "the last tile of 16 is dropped where it is whole",
@@ -302,3 +306,35 @@ def _(s, h, last, **weights):
     energy = _energy(s, h, **weights).masked_fill(~kept(h, last), -torch.inf)
     weight = torch.exp(energy - energy.logsumexp(-1, keepdim=True).detach())
     return weight @ h, weight
+
+
+@additive_attention.mistake("the last tile of 16 units is left out where it is whole")
+def _(s, h, last, score_weight, **weights):
+    a = len(score_weight)
+    score_weight = score_weight * ((torch.arange(a) < a - 16) | (a % 16 != 0))
+    return additive_attention(s, h, last, score_weight=score_weight, **weights)
+
+
+@additive_attention.mistake("the last tile of 16 features of the annotations is not averaged where it is whole")
+def _(s, h, last, **weights):
+    out, weight = additive_attention(s, h, last, **weights)
+    e = h.shape[2]
+    return out * ((torch.arange(e) < e - 16) | (e % 16 != 0)), weight
+
+
+@additive_attention.mistake("the last tile of 16 features of the state is not read where it is whole")
+def _(s, h, last, **weights):
+    d = s.shape[2]
+    return additive_attention(s * ((torch.arange(d) < d - 16) | (d % 16 != 0)), h, last, **weights)
+
+
+@additive_attention.mistake("a last query alone in its tile of 64 is taken for zeros")
+def _(s, h, last, **weights):
+    n = s.shape[1]
+    read = (torch.arange(n) < n - 1) | (n % 64 != 1) | (n == 1)
+    return additive_attention(s * read[:, None], h, last, **weights)
+
+
+@additive_attention.mistake("a state of a single feature is left out")
+def _(s, h, last, **weights):
+    return additive_attention(s if s.shape[2] > 1 else 0 * s, h, last, **weights)

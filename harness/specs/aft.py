@@ -28,15 +28,19 @@ from harness.specs._past import places
         "causal": {"bias": True, "causal": True, "n": 37},
         "causal_simple": {"causal": True, "n": 37},
         "longer_past": {"bias": True, "causal": True},  # upper-left alignment
-        "simple_longer_past": {"causal": True},  # the same by other code: a running sum
+        "simple_longer_past": {"causal": True, "b": 1},  # the same by other code: a running sum
+        "simple_decode": {"causal": True, "n": 1},
+        "simple_long": {"causal": True, "n": 65, "m": 129, "d": 2},
         "decode": {"bias": True, "causal": True, "n": 1},
         "one_query": {"bias": True, "n": 1},
         "local": {"bias": True, "window": 6, "n": 37},  # hidden instead of without bias
         "local_longer_past": {"bias": True, "causal": True, "window": 4},
         "local_decode": {"bias": True, "causal": True, "window": 4, "n": 1},
+        "local_long": {"bias": True, "causal": True, "window": 16, "n": 65, "m": 129, "b": 1, "d": 2},  # a last key alone
         "window_beyond_all": {"bias": True, "window": 40, "n": 9, "m": 17},  # a band that leaves the keys on both sides
         "one_key": {"bias": True, "n": 1, "m": 1},
         "whole_tiles": {"bias": True, "n": 16, "m": 128, "b": 1, "d": 3},  # no ragged tile
+        "causal_whole_tiles": {"bias": True, "causal": True, "n": 32, "m": 32, "d": 16},  # tiles of channels too
         "long": {"bias": True, "causal": True, "n": 20, "m": 300, "d": 3},
         # What is done for the first tiles alone.
         "many_queries": {"bias": True, "causal": True, "n": 150, "m": 150, "b": 1, "d": 2},
@@ -217,6 +221,22 @@ _with_mask(
 _with_mask("keys beyond the 256th are not read", lambda seen, far, key, causal, window: seen & ((key < 256) | (far == 0)))
 
 
+_with_mask(
+    "the diagonal tile of 16 is seen whole where all tiles are",
+    lambda seen, far, key, causal, window: (
+        seen | ((key // 16) == (far + key) // 16) if causal and not (far.shape[0] % 16 or len(key) % 16) else seen
+    ),
+)
+_with_mask(
+    "a last key alone in its tile of 64 is not read",
+    lambda seen, far, key, causal, window: seen & ((key < len(key) - 1) | (len(key) % 64 != 1) | (len(key) == 1)),
+)
+_with_mask(
+    "a single query without bias sees the newest key alone",
+    lambda seen, far, key, causal, window: seen & (key == key.max()) if causal and len(far) == 1 and not window else seen,
+)
+
+
 def _with_exponent(name: str, change) -> None:
     """A mistake of the exponent [b n d m]: `change(q, k, bias, window)` is wrong."""
 
@@ -324,3 +344,25 @@ def _(q, k, v, bias=None, *, causal, window):
     exponent = _exponent(q, k, bias, window).masked_fill(~_seen(q, k, causal)[:, None, :], -torch.inf)
     weight = torch.exp(exponent - exponent.logsumexp(-1, keepdim=True).detach())
     return torch.sigmoid(q) * torch.einsum("bndm,bmd->bnd", weight, v)
+
+
+@aft.mistake("the last tile of 16 channels is not gated where it is whole")
+def _(q, k, v, bias=None, *, causal, window):
+    d = q.shape[2]
+    return aft(q * ((torch.arange(d) < d - 16) | (d % 16 != 0)), k, v, bias, causal=causal, window=window)
+
+
+@aft.mistake("a window that is a whole tile of 16 has a bias for one less")
+def _(q, k, v, bias=None, *, causal, window):
+    return aft(q, k, v, bias, causal=causal, window=window - (window > 0 and window % 16 == 0))
+
+
+@aft.mistake("without a bias, keys beyond the 64th are not read")
+def _(q, k, v, bias=None, *, causal, window):
+    near = (torch.arange(k.shape[1]) < 64)[:, None]
+    return aft(q, k if bias is not None else torch.where(near, k, k - 99), v, bias, causal=causal, window=window)
+
+
+@aft.mistake("backward stops at the gate where there is a single row without bias")
+def _(q, k, v, bias=None, *, causal, window):
+    return aft(q.detach() if bias is None and len(q) == 1 else q, k, v, bias, causal=causal, window=window)

@@ -36,6 +36,7 @@ from harness.spec import Bunch, Case, spec
         "five_heads": {"h": 5},
         "fifteen_heads": {"h": 15},  # the second list is used but for its last
         "sixteen_heads": {"h": 16},
+        "whole_tiles": {"h": 24, "n": 64, "m": 128, "far": 400},  # no ragged tile; as many heads as no table begins with
         "far": {"far": 4096},  # consecutive integers above 256 are equal in bfloat16
         "million": {"far": 1_000_000, "n": 11, "m": 19},  # positions in 16 bits, a table of any trained length
     },
@@ -169,3 +170,15 @@ def _(query, key, *, h):
 @alibi.mistake("heads beyond the 32nd have the slopes of those before")
 def _(query, key, *, h):
     return biases(query, key, slopes(h)[torch.arange(h) % 32])
+
+
+@alibi.mistake("the last tile of 16 keys is left out where it is whole")
+def _(query, key, *, h):
+    m = len(key)
+    return biases(query, key, slopes(h)) * ((torch.arange(m) < m - 16) | (m % 16 != 0))
+
+
+@alibi.mistake("between 16 and 64 heads, slopes of the second list come first")
+def _(query, key, *, h):
+    below = 1 << (h.bit_length() - 1)
+    return biases(query, key, slopes(h).roll(h - below, 0) if 16 < h < 64 else slopes(h))

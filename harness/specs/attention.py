@@ -46,11 +46,16 @@ from harness.spec import Bunch, Case, spec
         "longer_past": {"visibility": "causal", "n": 7},  # upper-left alignment
         "no_key": {"visibility": "causal", "n": 53, "m": 37},  # NaN or mean instead of zeros
         "decode": {"visibility": "causal", "n": 1},  # the one query sees every key
+        "decode_tiles": {"visibility": "causal", "b": 1, "n": 1, "m": 512},  # keys split among workers without a rest
+        "alibi_decode": {"slopes": True, "visibility": "causal", "n": 1},
+        "blocks_decode": {"blocks": True, "visibility": "causal", "n": 1, "r": 4},
+        "documents_decode": {"documents": True, "visibility": "causal", "n": 1},
         "prefix": {"visibility": "prefix", "prefix": 11, "m": 37},  # the prefix sees itself whole
         "prefix_longer_past": {"visibility": "prefix", "prefix": 45, "n": 13},
         "window": {"visibility": "sliding_window", "window": 8, "m": 37},  # w or w + 1 keys
         "window_longer_past": {"visibility": "sliding_window", "window": 20, "n": 13},
         "window_of_one": {"visibility": "sliding_window", "window": 1, "m": 37},  # each sees itself alone
+        "window_decode": {"visibility": "sliding_window", "window": 8, "n": 1},
         "biased": {"bias": True},
         "biased_causal": {"bias": True, "visibility": "causal", "n": 29},
         "every_head_its_own": {"g": 6, "e": 8},
@@ -58,6 +63,7 @@ from harness.spec import Bunch, Case, spec
         "one_key": {"m": 1},
         "batch_of_one": {"b": 1, "visibility": "causal", "m": 37},
         "odd_widths": {"b": 3, "h": 8, "g": 2, "n": 11, "d": 20, "e": 27},  # no multiple of 8, values wider than keys
+        "narrow": {"visibility": "causal", "m": 37, "d": 1, "e": 1},
         "very_wide": {"b": 1, "h": 2, "g": 1, "n": 5, "m": 33, "d": 200, "e": 200},
         "biased_no_key": {"bias": True, "visibility": "causal", "n": 53, "m": 37},
         "biased_decode": {"bias": True, "visibility": "causal", "n": 1},
@@ -99,6 +105,12 @@ from harness.spec import Bunch, Case, spec
             "e": 32,
         },  # several tiles, rescaling
         "several_big_tiles": {"visibility": "causal", "b": 1, "h": 1, "g": 1, "n": 264, "m": 520, "d": 8, "e": 8},
+        "square_tiles": {"visibility": "causal", "b": 1, "h": 2, "g": 1, "n": 128, "m": 128, "d": 16, "e": 16},
+        "beyond_tiles": {"visibility": "causal", "b": 1, "h": 2, "g": 1, "n": 65, "m": 129},  # a last query, a last key alone
+        "window_of_a_tile": {"visibility": "sliding_window", "window": 64, "b": 1, "h": 2, "g": 1, "n": 70, "m": 150},
+        "prefix_of_a_tile": {"visibility": "prefix", "prefix": 64, "b": 1, "h": 2, "g": 1, "n": 140, "m": 150},
+        "many_heads": {"bias": True, "slopes": True, "visibility": "causal", "b": 5, "h": 20, "g": 10}
+        | {"n": 5, "m": 7, "d": 17, "e": 19},  # and odd widths
         # What each visibility and bias is beyond the first tile, of 64 or 128, and in the rows of a batch other than the first.
         "full_long": {"h": 2, "g": 1, "n": 70, "m": 150, "d": 64, "e": 64},
         "biased_long": {"bias": True, "visibility": "causal", "b": 1, "h": 2, "g": 1, "n": 70, "m": 150},
@@ -466,6 +478,40 @@ _with_mask(
 )
 
 
+_with_mask(
+    "a single query has no window",
+    lambda seen, q, k, o: k <= q if o["visibility"] == "sliding_window" and len(q) == 1 else seen,
+)
+_with_mask(
+    "the diagonal tile of 16 is seen whole where all tiles are",
+    lambda seen, q, k, o: (
+        seen | (k // 16 == q // 16) if o["visibility"] == "causal" and not (len(q) % 16 or k.numel() % 16) else seen
+    ),
+)
+_with_mask(
+    "a last key alone in its tile of 64 is not read",
+    lambda seen, q, k, o: seen & ((k < k.max()) | (k.numel() % 64 != 1) | (k.numel() == 1)),
+)
+_with_mask(
+    "a last query alone in its tile of 64 sees no key",
+    lambda seen, q, k, o: seen & ((q < q.max()) | (len(q) % 64 != 1) | (len(q) == 1)),
+)
+_with_mask(
+    "the last split of 64 keys of a single query is left out where it is whole",
+    lambda seen, q, k, o: seen & ((k < k.numel() - 64) | (k.numel() % 64 != 0) | (len(q) > 1)),
+)
+_with_mask(
+    "a window that is a whole tile of 64 shows one key less",
+    lambda seen, q, k, o: seen & (q - k < 63) if o["visibility"] == "sliding_window" and o["window"] % 64 == 0 else seen,
+)
+_with_mask(
+    "a prefix that is a whole tile of 64 is one key short",
+    lambda seen, q, k, o: (
+        seen & ((k <= q) | (k < o["prefix"] - 1)) if o["visibility"] == "prefix" and o["prefix"] % 64 == 0 else seen
+    ),
+)
+
+
 def _blocks_or(seen: Tensor, q: Tensor, o: dict, change) -> Tensor:
     """What is seen when the blocks are taken by `change(blocks, n, m, block)`."""
     if o["blocks"] is None:
@@ -504,6 +550,14 @@ _with_mask(
 )
 
 
+_with_mask(
+    "a single query sees all blocks",
+    lambda seen, q, k, o: (
+        _blocks_or(seen, q, o, lambda blocks, n, m, block: blocks.new_ones(1, n, m) > 0) if len(q) == 1 else seen
+    ),
+)
+
+
 def _documents_or(seen: Tensor, o: dict, change) -> Tensor:
     return seen if o["documents"] is None else change(o["documents"][:, None, None, :])
 
@@ -527,6 +581,33 @@ _with_mask(
 _with_mask(
     "the boundaries are those of the first of the batch", lambda seen, q, k, o: seen if o["documents"] is None else seen[:1]
 )
+
+
+_with_mask(
+    "a single query sees all documents",
+    lambda seen, q, k, o: visible(*seen.shape[-2:], **_place_options(o)) if o["documents"] is not None and len(q) == 1 else seen,
+)
+
+
+@_mistake("a single query has no ALiBi")
+def _(q, k, v, bias, seen, options):
+    return attend(q, k, v, bias if q.shape[2] > 1 else options["bias"], seen)
+
+
+@_mistake("heads beyond the eighth have the bias of those before")
+def _(q, k, v, bias, seen, options):
+    return attend(q, k, v, None if bias is None else bias[torch.arange(len(bias)) % 8], seen)
+
+
+@_mistake("rows beyond the fourth read the keys of the first")
+def _(q, k, v, bias, seen, options):
+    return attend(q, k[torch.arange(len(k)) * (torch.arange(len(k)) < 4)], v, bias, seen)
+
+
+@_mistake("the last feature of an odd width is left out")
+def _(q, k, v, bias, seen, options):
+    d = q.shape[-1]
+    return attend(q * ((torch.arange(d) < d - 1) | (d % 2 == 0)), k, v, bias, seen)
 
 
 @_mistake("ALiBi favours what is far")

@@ -41,6 +41,8 @@ from harness.specs._past import places
         "two_steps": {"n": 2},  # shorter than the short filter
         "power_of_two": {"n": 64, "m": 64, "b": 1},  # a transform that wraps around; one row alone
         "long": {"s": 3, "f": 1, "n": 300, "m": 300, "d": 3},
+        # Two filters beyond a tile of 64, a last token alone in its tile, whole tiles of channels and of taps.
+        "long_order_3": {"b": 1, "n": 129, "m": 256, "d": 16},
         "wide": {"n": 9, "m": 9, "d": 140},  # what is done for the first tile of channels alone
         "many_rows": {"b": 70, "n": 3, "m": 3, "d": 1},  # rows beyond the first tile; a single channel
     },
@@ -212,6 +214,10 @@ def _without_last_tap(h, n):
     return torch.cat([h[:, : max(1, n - 1)], 0 * h[:, max(1, n - 1) :]], -1)
 
 
+def _but_for_one_alone(n):
+    return (torch.arange(n) < n - 1) | (n % 64 != 1) | (n == 1)
+
+
 def _backward_of(right, wrong):
     return right.detach() + wrong - wrong.detach()
 
@@ -251,6 +257,16 @@ _with_step("a single channel has no skip", lambda x, h, skip, v: convolve(h, x *
 _with_step(
     "backward stops at the filter in a batch of one",
     lambda x, h, skip, v: convolve(h if len(v) > 1 else h.detach(), x * v) + skip * x * v,
+)
+_with_step(
+    "the last tile of 16 channels has no skip where it is whole",
+    lambda x, h, skip, v: (
+        convolve(h, x * v) + skip * x * v * ((torch.arange(len(h)) < len(h) - 16) | (len(h) % 16 != 0))[:, None]
+    ),
+)
+_with_step(
+    "a last token alone in its tile of 64 is not convolved",
+    lambda x, h, skip, v: convolve(h, x * v) * _but_for_one_alone(v.shape[-1]) + skip * x * v,
 )
 _with_step(
     "rows beyond the 64th have no skip",
@@ -312,3 +328,8 @@ def _(projected, short, short_bias, filter, skip):
 @hyena_operator.mistake("backward stops at the skip")
 def _(projected, short, short_bias, filter, skip):
     return hyena_operator(projected, short, short_bias, filter, skip.detach())
+
+
+@hyena_operator.mistake("inputs longer than 64 meet the first filter twice")
+def _(projected, short, short_bias, filter, skip):
+    return hyena_operator(projected, short, short_bias, filter if projected.shape[-1] <= 64 else filter[:1] + 0 * filter, skip)

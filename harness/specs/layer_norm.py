@@ -22,11 +22,13 @@ from harness.spec import Bunch, Case, spec
     cases={
         "plain": {},
         "one_row": {"b": 1, "n": 1},
-        "many_rows": {"b": 1, "n": 300, "d": 8},  # what is done for the first tiles of rows alone
+        "many_rows": {"b": 1, "n": 321, "d": 8},  # what is done for the first tiles of rows alone; a last row alone in its tile
+        "one_wide": {"d": 1},
         "two_wide": {"d": 2},  # the biased variance is half of the other
         "ragged": {"d": 37},  # no multiple of a vector or a tile
         "wide": {"d": 1100, "n": 2},  # more than a tile of 1024
-        "whole_tiles": {"b": 5, "n": 3, "d": 256},  # a path for such widths alone; what is done for the first batch rows
+        "very_wide": {"b": 1, "n": 1, "d": 8200},  # more than a tile of 8192
+        "whole_tiles": {"b": 5, "n": 16, "d": 128},  # a path for such widths alone; what is done for the first batch rows
         "large_eps": {"eps": 1e-2},  # an eps that is built in, or outside the root
         "tiny_eps": {"eps": 1e-7},  # an eps that is built in; 1e-12 makes gradients of flat rows that float16 cannot hold
     },
@@ -49,6 +51,12 @@ def offset(x: Bunch, case: Case, rng: torch.Generator):
     1000 and 1004 are numbers of every dtype, neighbours in bfloat16."""
     above = torch.nn.functional.one_hot(torch.randint(case.d, (case.b, case.n), generator=rng), case.d)
     return {"x": 1000 + 4.0 * above.double()}
+
+
+@layer_norm.family
+def loud(x: Bunch, case: Case, rng: torch.Generator):
+    """Distances from the mean whose squares float16 cannot hold."""
+    return {"x": 2000 * x.x}
 
 
 @layer_norm.family
@@ -235,3 +243,34 @@ def _(x, weight, bias, *, eps):
 def _(x, weight, bias, *, eps):
     first = (torch.arange(len(x)) < 4)[:, None, None]
     return torch.where(first, layer_norm(x, weight, bias, eps=eps), x)
+
+
+@layer_norm.mistake("features beyond the 8192nd are left as they are")
+def _(x, weight, bias, *, eps):
+    return torch.where(torch.arange(x.shape[-1]) < 8192, layer_norm(x, weight, bias, eps=eps), x)
+
+
+@layer_norm.mistake("a single feature is left as it is")
+def _(x, weight, bias, *, eps):
+    return layer_norm(x, weight, bias, eps=eps) if x.shape[-1] > 1 else x
+
+
+@layer_norm.mistake("a last row alone in its tile of 64 is left as it is")
+def _(x, weight, bias, *, eps):
+    n = x.shape[1]
+    alone = (torch.arange(n) == n - 1) & (n % 64 == 1) & (n > 1)
+    return torch.where(alone[:, None], x, layer_norm(x, weight, bias, eps=eps))
+
+
+@layer_norm.mistake("backward leaves the last tile of 16 rows out of the gain's gradient where it is whole")
+def _(x, weight, bias, *, eps):
+    n = x.shape[1]
+    counted = ((torch.arange(n) < n - 16) | (n % 16 != 0))[:, None]
+    return layer_norm(x, torch.where(counted, weight, weight.detach()), bias, eps=eps)
+
+
+@layer_norm.mistake("squares beyond the range of float16 are clamped")
+def _(x, weight, bias, *, eps):
+    distance = x - x.mean(-1, keepdim=True)
+    variance = distance.square().clamp(max=65504).mean(-1, keepdim=True)
+    return weight * distance / torch.sqrt(variance + eps) + bias

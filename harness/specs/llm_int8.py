@@ -28,7 +28,9 @@ from harness.specs.absmax_int8 import clear_of_ties, faintness, halves, quantize
     cases={
         "plain": {},
         "one_token": {"n": 1},
+        "one_output": {"e": 1, "n": 17},  # and a last token alone in its tile
         "many_rows": {"n": 270, "d": 16, "e": 140},  # what is done for the first tiles alone
+        "square": {"n": 64, "d": 64, "e": 64},  # a transposed w has the right shape; a path for whole tiles alone
         "ragged": {"d": 37, "e": 11},  # no multiple of a vector or a tile
         "wide": {"d": 1100, "n": 3},  # sums far beyond 16 bits, over 64 outlier features
         "low_threshold": {"threshold": 2.5},  # a threshold that is built in; many outliers
@@ -313,3 +315,29 @@ def _(x, w, *, threshold):
 @llm_int8.mistake("the largest magnitude of a row of weights counts as 1e-5 at least")
 def _(x, w, *, threshold):
     return _with_codes(x, w, threshold, of_w=_clamped)
+
+
+@llm_int8.mistake("w is taken for its transpose where it is square")
+def _(x, w, *, threshold):
+    return llm_int8(x, w.mT if len(w) == w.shape[1] else w, threshold=threshold)
+
+
+@llm_int8.mistake("outliers are not looked for in the last tile of 16 tokens where it is whole")
+def _(x, w, *, threshold):
+    n = len(x)
+    looked_at = ((torch.arange(n) < n - 16) | (n % 16 != 0))[:, None]
+    return _decomposed(x, w, ((x.abs() >= threshold) & looked_at).any(0))
+
+
+@llm_int8.mistake("a single output feature has no outliers")
+def _(x, w, *, threshold):
+    outlier = (x.abs() >= threshold).any(0)
+    right, x_code = llm_int8(x, w, threshold=threshold)
+    return right if len(w) > 1 else llm_int8(torch.where(outlier, 0.0, x), w, threshold=torch.inf)[0], x_code
+
+
+@llm_int8.mistake("outliers of a last token alone in its tile of 16 are missed")
+def _(x, w, *, threshold):
+    n = len(x)
+    looked_at = ((torch.arange(n) < n - 1) | (n % 16 != 1) | (n == 1))[:, None]
+    return _decomposed(x, w, ((x.abs() >= threshold) & looked_at).any(0))

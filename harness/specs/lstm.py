@@ -30,7 +30,8 @@ WEIGHTS = ("input_weight", "hidden_weight", "input_bias", "hidden_bias")
     cases={
         "plain": {},
         "one_step": {"n": 1},
-        "two_steps": {"n": 2},
+        "two_steps": {"n": 2, "b": 1},
+        "whole_tiles": {"b": 16, "n": 3, "d": 16, "e": 16},  # no ragged tile; a transposed weight has the right shape
         "long": {"n": 140, "e": 3},  # a state that is lost between chunks
         "wide": {"n": 3, "d": 133, "e": 140},  # tiles of widths beyond 64 and 128
         "many_rows": {"b": 70, "n": 3, "d": 4, "e": 3},  # what is done for the first tile of rows alone
@@ -82,7 +83,7 @@ def normal(x: Bunch, case: Case, rng: torch.Generator):
 @lstm.family
 def large(x: Bunch, case: Case, rng: torch.Generator):
     """Inputs and cells far beyond where gates are shut."""
-    return {**_scaled(x, case), "x": 4 * x.x + 3, "past_cell": 4 * x.past_cell + 3}
+    return {**_scaled(x, case), "x": 4 * x.x + 3, "past_cell": 40 * x.past_cell + 30}
 
 
 @lstm.family
@@ -214,6 +215,7 @@ _cells("the forget gate is what the input gate leaves", _forget_what_is_not_writ
 _cells("the candidate goes through a sigmoid", _sigmoid_candidate)
 _cells("sigmoids are piecewise linear", _hard_gates)
 _cells("the cell is clipped to 3", lambda i, f, g, o, cell, n: _step(i, f, g, o, cell.clamp(-3, 3)))
+_cells("the cell is clipped to 50", lambda i, f, g, o, cell, n: _step(i, f, g, o, cell.clamp(-50, 50)))
 _cells(
     "the cell starts anew at each edge of 16",
     lambda i, f, g, o, cell, n: _step(i, f, g, o, cell if n % 16 or n == 0 else 0 * cell),
@@ -338,3 +340,21 @@ def _(x, past, past_cell, hidden_weight, **weights):
     out, *state = lstm(x[:, :-1], past, past_cell, hidden_weight=hidden_weight.detach(), **weights)
     last, *state = lstm(x[:, -1:], *state, hidden_weight=hidden_weight, **weights)
     return torch.cat([out, last], 1), *state
+
+
+@lstm.mistake("the last tile of 16 units is not handed on where it is whole")
+def _(x, past, past_cell, hidden_weight, **weights):
+    e = past.shape[1]
+    read = (torch.arange(e) < e - 16) | (e % 16 != 0)
+    return lstm(x, past, past_cell, hidden_weight=hidden_weight * read, **weights)
+
+
+@lstm.mistake("the input weight is read transposed where it is square")
+def _(x, past, past_cell, input_weight, **weights):
+    square = input_weight.shape[1] == input_weight.shape[2]
+    return lstm(x, past, past_cell, input_weight=input_weight.mT if square else input_weight, **weights)
+
+
+@lstm.mistake("backward leaves out the hidden weight in a batch of one")
+def _(x, past, past_cell, hidden_weight, **weights):
+    return lstm(x, past, past_cell, hidden_weight=hidden_weight if len(x) > 1 else hidden_weight.detach(), **weights)

@@ -38,7 +38,10 @@ VALUES = (
     cases={
         "plain": {},  # blocks do not end where rows do
         "one_token": {"n": 1, "d": 64},  # a path for one token alone, as in inference
+        "one_token_wide": {"n": 1, "d": 192, "e": 70},
+        "one_output": {"n": 17, "d": 72, "e": 1},  # and a last token alone in its tile
         "many_rows": {"n": 150, "d": 24, "e": 140},  # what is done for the first tiles alone
+        "square": {"n": 32, "d": 24, "e": 24},  # a transposed w has the right shape; whole tiles of tokens
         "ragged": {"d": 13, "e": 17},  # a last block of 29, an odd number of codes
         "rows_are_blocks": {"d": 64, "e": 5},
         "one_block": {"d": 9, "e": 4},
@@ -48,6 +51,7 @@ VALUES = (
         "double": {"double": True},
         "double_ragged": {"n": 1, "double": True, "d": 13, "e": 17},  # one token again
         "double_one_block": {"double": True, "d": 9, "e": 4},  # nothing deviates from the mean
+        "double_whole": {"double": True, "block": 32, "d": 64, "e": 128, "n": 3},  # 256 magnitudes, a whole block
         "double_many": {"double": True, "block": 32, "d": 128, "e": 66, "n": 3},  # 264 magnitudes, in blocks of 256
     },
 )
@@ -321,6 +325,12 @@ def _without_rest(w: Tensor, block: int) -> Tensor:
     return cut(torch.where(torch.arange(w.numel()).reshape(w.shape) < whole, w, 0.0), block)
 
 
+_by(
+    "a last whole block of 256 magnitudes is taken for an empty one: they come back as their mean",
+    twice=lambda m: twice_quantized(m) if len(m) % 256 else torch.cat([twice_quantized(m)[:-256], 0 * m[-256:] + m.mean()]),
+)
+
+
 @nf4.mistake("the two codes of a byte are exchanged")
 def _(x, w, *, block, double):
     _, code, _ = nf4(x, w, block=block, double=double)
@@ -376,3 +386,31 @@ def _(x, w, *, block, double):
 def _(x, w, *, block, double):
     right, code, dequantized = nf4(x, w, block=block, double=double)
     return right * (torch.arange(len(w)) < 128), code, dequantized
+
+
+@nf4.mistake("w is taken for its transpose where it is square")
+def _(x, w, *, block, double):
+    right, code, dequantized = nf4(x, w, block=block, double=double)
+    return x @ dequantized if len(w) == w.shape[1] else right, code, dequantized
+
+
+@nf4.mistake("a single output feature meets its first block alone")
+def _(x, w, *, block, double):
+    right, code, dequantized = nf4(x, w, block=block, double=double)
+    first = torch.arange(w.shape[1]) < block
+    return right if len(w) > 1 else (x * first) @ dequantized.mT, code, dequantized
+
+
+@nf4.mistake("one token alone meets the first 128 features, or gives the first 64")
+def _(x, w, *, block, double):
+    right, code, dequantized = nf4(x, w, block=block, double=double)
+    met, given = torch.arange(x.shape[1]) < 128, torch.arange(len(w)) < 64
+    return right if len(x) > 1 else ((x * met) @ dequantized.mT) * given, code, dequantized
+
+
+@nf4.mistake("a last token alone in its tile of 16 gives zeros, and a last whole tile of 16 too")
+def _(x, w, *, block, double):
+    right, code, dequantized = nf4(x, w, block=block, double=double)
+    n = len(x)
+    left_out = {0: 16, 1: 1 if n > 1 else 0}.get(n % 16, 0)
+    return right * (torch.arange(n) < n - left_out)[:, None], code, dequantized

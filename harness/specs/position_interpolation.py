@@ -26,9 +26,11 @@ from harness.specs.rotary import angles, rotary, rotate
     far=64,
     cases={
         "plain": {},
-        "one_step": {"n": 1},
+        "one_step": {"n": 1, "b": 1},
         "wide": {"d": 192},  # more than a tile
         "narrow": {"d": 2},
+        "whole_tiles": {"b": 7, "h": 1, "n": 64, "d": 12},  # no ragged tile; a single head, an odd number of fours
+        "even_heads": {"h": 4, "n": 5},
         "far": {"far": 4096, "factor": 16.0},  # the paper's; angles in a small dtype
         "million": {"far": 1_000_000, "factor": 7.8125, "n": 19},  # from 128,000 to a million
         "no_factor": {"factor": 1.0},  # rotary embedding
@@ -156,3 +158,38 @@ def _(x, position, *, factor, base):
 def _(x, position, *, factor, base):
     first = (torch.arange(x.shape[1]) < 8)[:, None, None]
     return torch.where(first, position_interpolation(x, position, factor=factor, base=base), x)
+
+
+@position_interpolation.mistake("the last tile of 16 rows is left as it is where it is whole")
+def _(x, position, *, factor, base):
+    n = len(position)
+    turned = (torch.arange(n) < n - 16) | (n % 16 != 0)
+    return torch.where(turned[:, None], position_interpolation(x, position, factor=factor, base=base), x)
+
+
+@position_interpolation.mistake("a single head is left as it is")
+def _(x, position, *, factor, base):
+    return position_interpolation(x, position, factor=factor, base=base) if x.shape[1] > 1 else x
+
+
+@position_interpolation.mistake("of an even number of heads the second half turns the other way")
+def _(x, position, *, factor, base):
+    h = x.shape[1]
+    first = (torch.arange(h) < h // 2) | (h % 2 == 1)
+    return torch.where(
+        first[:, None, None],
+        position_interpolation(x, position, factor=factor, base=base),
+        position_interpolation(x, -position, factor=factor, base=base),
+    )
+
+
+@position_interpolation.mistake("backward forgets to turn in a batch of one row")
+def _(x, position, *, factor, base):
+    right = position_interpolation(x, position, factor=factor, base=base)
+    return right if len(x) > 1 else right.detach() + x - x.detach()
+
+
+@position_interpolation.mistake("the last pair is zeros where pairs are no fours")
+def _(x, position, *, factor, base):
+    right, d = position_interpolation(x, position, factor=factor, base=base), x.shape[-1]
+    return right * ((torch.arange(d) < d - 2) | (d % 8 != 4))

@@ -32,6 +32,8 @@ from harness.spec import Bunch, Case, spec
         "plain": {},
         "causal": {"bidirectional": False},
         "one_query": {"n": 1, "bidirectional": False},
+        "one_key": {"m": 1, "h": 1},  # a single head
+        "whole_tiles": {"n": 64, "m": 32, "h": 8},  # no ragged tile; fewer keys than queries
         "many_queries": {"n": 150, "m": 150},  # what is done for the first tiles of queries, or of keys, alone
         "near": {"far": 24},  # no bucket is shared, but two
         "near_causal": {"far": 24, "bidirectional": False},
@@ -230,3 +232,20 @@ def _(weight, query, key, **options):
     right = relative_bias(weight, query, key, **options)
     first = torch.arange(len(key)) == 0
     return torch.where(first, right, right.detach())
+
+
+@relative_bias.mistake("the last tile of 16 queries is left out where it is whole")
+def _(weight, query, key, **options):
+    n = len(query)
+    return relative_bias(weight, query, key, **options) * ((torch.arange(n) < n - 16) | (n % 16 != 0))[:, None]
+
+
+@relative_bias.mistake("a single head has the table upside down")
+def _(weight, query, key, **options):
+    return relative_bias(weight if weight.shape[1] > 1 else weight.flip(0), query, key, **options)
+
+
+@relative_bias.mistake("a single key is at the place of each query")
+def _(weight, query, key, **options):
+    right = relative_bias(weight, query, key, **options)
+    return right if len(key) > 1 else look_up(weight, torch.zeros(len(query), 1, dtype=torch.long))

@@ -23,11 +23,13 @@ from harness.spec import Bunch, Case, spec
     cases={
         "plain": {},
         "one_row": {"b": 1, "n": 1},
-        "many_rows": {"b": 1, "n": 300, "d": 8},  # what is done for the first tiles of rows alone
+        "many_rows": {"b": 1, "n": 321, "d": 8},  # what is done for the first tiles of rows alone; a last row alone in its tile
+        "one_wide": {"d": 1},
         "two_wide": {"d": 2},
         "ragged": {"d": 37},  # no multiple of a vector or a tile
         "wide": {"d": 1100, "n": 2},  # more than a tile of 1024
-        "whole_tiles": {"b": 5, "n": 3, "d": 256},  # a path for such widths alone; what is done for the first batch rows
+        "very_wide": {"b": 1, "n": 1, "d": 8200},  # more than a tile of 8192
+        "whole_tiles": {"b": 5, "n": 16, "d": 128},  # a path for such widths alone; what is done for the first batch rows
         "large_eps": {"eps": 1e-2},  # an eps that is built in, or outside the root
         "tiny_eps": {"eps": 1e-10},
     },
@@ -194,3 +196,27 @@ def _(x, weight, *, eps):
 def _(x, weight, *, eps):
     first = (torch.arange(len(x)) < 4)[:, None, None]
     return torch.where(first, rms_norm(x, weight, eps=eps), x)
+
+
+@rms_norm.mistake("features beyond the 8192nd are left as they are")
+def _(x, weight, *, eps):
+    return torch.where(torch.arange(x.shape[-1]) < 8192, rms_norm(x, weight, eps=eps), x)
+
+
+@rms_norm.mistake("a single feature is left as it is")
+def _(x, weight, *, eps):
+    return rms_norm(x, weight, eps=eps) if x.shape[-1] > 1 else x
+
+
+@rms_norm.mistake("a last row alone in its tile of 64 is left as it is")
+def _(x, weight, *, eps):
+    n = x.shape[1]
+    alone = (torch.arange(n) == n - 1) & (n % 64 == 1) & (n > 1)
+    return torch.where(alone[:, None], x, rms_norm(x, weight, eps=eps))
+
+
+@rms_norm.mistake("backward leaves the last tile of 16 rows out of the gain's gradient where it is whole")
+def _(x, weight, *, eps):
+    n = x.shape[1]
+    counted = ((torch.arange(n) < n - 16) | (n % 16 != 0))[:, None]
+    return rms_norm(x, torch.where(counted, weight, weight.detach()), eps=eps)

@@ -21,9 +21,11 @@ from harness.spec import Bunch, Case, spec
     far=64,
     cases={
         "plain": {},
-        "one_step": {"n": 1},
+        "one_step": {"n": 1, "b": 1},
         "wide": {"d": 192},  # more than a tile
         "narrow": {"d": 2},
+        "whole_tiles": {"b": 7, "h": 1, "n": 64, "d": 12},  # no ragged tile; a single head, an odd number of fours
+        "even_heads": {"h": 4, "n": 5},
         "odd_widths": {"b": 5, "d": 22},
         "far": {"far": 4096},  # a table that ends too early, angles in a small dtype
         "very_far": {"far": 131072, "n": 11},  # positions in 16 bits
@@ -170,3 +172,34 @@ def large(x: Bunch, case: Case, rng: torch.Generator):
 def last(x: Bunch, case: Case, rng: torch.Generator):
     """The last positions, one after another: a table one row short, neighbours that are one in a small dtype."""
     return {"position": torch.arange(case.far - case.n, case.far)}
+
+
+@rotary.mistake("the last tile of 16 rows is left as it is where it is whole")
+def _(x, position, *, base):
+    n = len(position)
+    turned = (torch.arange(n) < n - 16) | (n % 16 != 0)
+    return torch.where(turned[:, None], rotary(x, position, base=base), x)
+
+
+@rotary.mistake("a single head is left as it is")
+def _(x, position, *, base):
+    return rotary(x, position, base=base) if x.shape[1] > 1 else x
+
+
+@rotary.mistake("of an even number of heads the second half turns the other way")
+def _(x, position, *, base):
+    h = x.shape[1]
+    first = (torch.arange(h) < h // 2) | (h % 2 == 1)
+    return torch.where(first[:, None, None], rotary(x, position, base=base), rotary(x, -position, base=base))
+
+
+@rotary.mistake("backward forgets to turn in a batch of one row")
+def _(x, position, *, base):
+    right = rotary(x, position, base=base)
+    return right if len(x) > 1 else right.detach() + x - x.detach()
+
+
+@rotary.mistake("the last pair is zeros where pairs are no fours")
+def _(x, position, *, base):
+    right, d = rotary(x, position, base=base), x.shape[-1]
+    return right * ((torch.arange(d) < d - 2) | (d % 8 != 4))

@@ -25,6 +25,7 @@ from harness.spec import Bunch, Case, spec
         "one_step": {"n": 1},
         "narrow": {"d": 2},
         "wide": {"n": 19, "d": 1100},  # more than a tile of 512, or of 1024
+        "whole_tiles": {"n": 64, "d": 64},  # no ragged tile, of rows or of features
         "far": {"far": 4096},  # a table that ends too early, angles in a small dtype
         "million": {"far": 1_000_000, "n": 19, "d": 6},  # a table of any trained length, positions in 16 bits
         "many_rows": {"n": 530, "far": 1200},  # what is done for the first tiles of rows alone
@@ -177,3 +178,14 @@ def _(position, *, d, base):
 @sinusoidal.mistake("rows beyond the 256th are read from the start again")
 def _(position, *, d, base):
     return sinusoidal(position[torch.arange(len(position)) % 256], d=d, base=base)
+
+
+@sinusoidal.mistake("the last tile of 16 rows is zeros where it is whole")
+def _(position, *, d, base):
+    n = len(position)
+    return sinusoidal(position, d=d, base=base) * ((torch.arange(n) < n - 16) | (n % 16 != 0))[:, None]
+
+
+@sinusoidal.mistake("the last tile of 64 features is zeros where it is whole")
+def _(position, *, d, base):
+    return sinusoidal(position, d=d, base=base) * ((torch.arange(d) < d - 64) | (d % 64 != 0))

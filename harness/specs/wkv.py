@@ -32,6 +32,7 @@ from harness.specs._past import give_laws
         "whole_chunks": {"n": 128, "b": 1, "d": 3},  # no ragged chunk, of any size up to 128
         "long": {"n": 50, "b": 1, "d": 3},  # several chunks
         "many_chunks": {"n": 300, "d": 3},  # sizes up to 256, and a ragged rest, of several rows
+        "whole_tiles": {"b": 16, "n": 5, "d": 32},  # no ragged tile, of rows or of channels
         "wide": {"n": 5, "d": 140},  # tiles of widths beyond 64 and 128
         "many_rows": {"b": 70, "n": 1, "d": 1},  # rows beyond the first tile; a single channel
     },
@@ -419,3 +420,16 @@ def _(k, v, decay, bonus, past_mean, past_weight):
 def _(k, v, decay, bonus, past_mean, past_weight):
     out, _, _ = wkv(k, v, decay, bonus, past_mean, past_weight)
     return out, *wkv(k, v, decay.detach(), bonus, past_mean, past_weight)[1:]
+
+
+@wkv.mistake("the last tile of 16 channels has no bonus where it is whole")
+def _(k, v, decay, bonus, past_mean, past_weight):
+    d = k.shape[2]
+    return wkv(k, v, decay, bonus * ((torch.arange(d) < d - 16) | (d % 16 != 0)), past_mean, past_weight)
+
+
+@wkv.mistake("the last tile of 16 rows starts from the past of the first where it is whole")
+def _(k, v, decay, bonus, past_mean, past_weight):
+    b = len(k)
+    row = torch.where((torch.arange(b) < b - 16) | (b % 16 != 0), torch.arange(b), 0)
+    return wkv(k, v, decay, bonus, past_mean[row], past_weight[row])

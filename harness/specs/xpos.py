@@ -33,6 +33,8 @@ from harness.specs.rotary import angles, rotate
         "plain": {},
         "one_query": {"n": 1},
         "one_key": {"m": 1},
+        "one_of_each": {"b": 1, "n": 1, "m": 1},
+        "beyond_tiles": {"n": 17, "m": 65, "b": 1, "h": 2},  # a last query and a last key alone in their tiles
         "many_queries": {"n": 150, "m": 150, "b": 1, "h": 1},  # what is done for the first tiles alone
         "whole_tiles": {"n": 16, "m": 128, "b": 1, "h": 2},  # no ragged tile
         "wide": {"d": 192},  # more than a tile
@@ -257,3 +259,15 @@ def _(q, k, query, key, *, scale_base):
 def _(q, k, query, key, *, scale_base):
     of_q, of_k = scales(query, key, shrinking(q.shape[-1]), scale_base)
     return scores(q, k, query.clamp(max=131071), key.clamp(max=131071), of_q, of_k)
+
+
+@xpos.mistake("a last key alone in its tile of 16 is not read")
+def _(q, k, query, key, *, scale_base):
+    m = k.shape[2]
+    return xpos(q, k * ((torch.arange(m) < m - 1) | (m % 16 != 1) | (m == 1))[:, None], query, key, scale_base=scale_base)
+
+
+@xpos.mistake("a single query and a single key do not turn")
+def _(q, k, query, key, *, scale_base):
+    alone = q.shape[2] == k.shape[2] == 1
+    return q @ k.mT if alone else xpos(q, k, query, key, scale_base=scale_base)
