@@ -41,7 +41,7 @@ def values(contestant: Contestant, case: Case, family: str, seed: int = 0, form:
     else:
         exact = contestant.answered(drawn, case.resized({}, dtype=torch.float64), [])
         budget = {name: _half_the_digits(tensor, case.dtype) for name, tensor in exact.items()}
-        truths = lambda low_precision: (exact, budget)  # noqa: E731
+        truths = lambda look: (exact, budget)  # noqa: E731
     answer = verdict.judge(truths, got, verdict.axes_of(spec, case), _allowance(spec, case.dtype)).answer
     if form == "step" and answer.outcome == WRONG:
         answer = replace(answer, note=f"{answer.note}\n{TURNS}")
@@ -116,7 +116,7 @@ def by_the_digits(spec: Spec, case: Case, truth: Mapping[str, Tensor], got: Mapp
     for name in gradients:
         budget[name] = budget[name].clamp(min=least * (torch.finfo(case.dtype).eps / 2) ** share)
     found = verdict.judge(
-        lambda low_precision: (truth, budget),
+        lambda look: (truth, budget),
         {"": got},
         verdict.axes_of(spec, case),
         f"{'half' if share == HALF else 'a quarter'} of the digits of {dtype_name(case.dtype)}",
@@ -184,7 +184,7 @@ def law(contestant: Contestant, case: Case, name: str, seed: int = 0) -> Answer:
     else:
         equal = {key: torch.zeros_like(difference) for key, difference in got.items()}
         budget = {key: _half_the_digits(right, case.dtype) for key, (_, right) in sides.items()}
-        truths = lambda low_precision: (equal, budget)  # noqa: E731
+        truths = lambda look: (equal, budget)  # noqa: E731
     axes = {key: verdict.axes_of(spec, case).get(key.split()[0], ()) for key in got}
     found = verdict.judge(truths, {"": got}, axes, _allowance(spec, case.dtype), sides=True, in_float64=not spec.defined)
     # A law may compare the same quantity many times.
@@ -214,9 +214,12 @@ def _check_complete(got: Mapping[str, Bunch], spec: Spec, case: Case, wrt: list[
 
 
 def _truths(function: rounding.Function, x: Mapping[str, Tensor], case: Case, seed: int) -> verdict.Truths:
-    """What a function computes, and its rounding budget on these inputs."""
+    """What a function computes, and its rounding budget on these inputs, by the number of the look."""
     here = {name: tensor.cpu() for name, tensor in x.items()}
-    return lambda low_precision: rounding.truth_and_budget(function, here, case.dtype, seed=seed, intermediates=low_precision)
+    samples = (rounding.SAMPLES, rounding.SAMPLES, 4 * rounding.SAMPLES)
+    return lambda look: rounding.truth_and_budget(
+        function, here, case.dtype, seed=seed, samples=samples[look], intermediates=look > 0
+    )
 
 
 def _half_the_digits(tensor: Tensor, dtype: torch.dtype, of_the_largest: float = 0.0, share: float = HALF) -> Tensor:

@@ -29,6 +29,7 @@ Function = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 U32 = 2.0**-23
 # Standard deviation of a number that is uniform over the 256 values of a byte.
 DEVIATION_OF_A_BYTE = math.sqrt((256**2 - 1) / 12)
+SAMPLES = 16
 # Elements that one intermediate may have over all samples of a chunk: 2^20 float64 are 8 MiB.
 CHUNK_ELEMENTS = 2**20
 
@@ -409,14 +410,26 @@ def truth(function: Function, x: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def spread(
-    function: Function, x: dict[str, Tensor], dtype: torch.dtype, *, seed: int, samples: int = 16, intermediates: bool = False
+    function: Function,
+    x: dict[str, Tensor],
+    dtype: torch.dtype,
+    *,
+    seed: int,
+    samples: int = SAMPLES,
+    intermediates: bool = False,
 ) -> dict[str, Tensor]:
     """[samples, ...] float64 per output: what the modelled machine may return. Infinite where `dtype` overflows."""
     return truth_and_spread(function, x, dtype, seed=seed, samples=samples, intermediates=intermediates)[1]
 
 
 def truth_and_spread(
-    function: Function, x: dict[str, Tensor], dtype: torch.dtype, *, seed: int, samples: int = 16, intermediates: bool = False
+    function: Function,
+    x: dict[str, Tensor],
+    dtype: torch.dtype,
+    *,
+    seed: int,
+    samples: int = SAMPLES,
+    intermediates: bool = False,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """`truth` and `spread`, with no more runs of the function than both together need."""
     x = _double(x)
@@ -457,7 +470,13 @@ def _stored(value: Tensor, machine: Machine) -> Tensor:
 
 
 def budget(
-    function: Function, x: dict[str, Tensor], dtype: torch.dtype, *, seed: int, samples: int = 16, intermediates: bool = False
+    function: Function,
+    x: dict[str, Tensor],
+    dtype: torch.dtype,
+    *,
+    seed: int,
+    samples: int = SAMPLES,
+    intermediates: bool = False,
 ) -> dict[str, Tensor]:
     """Per element of each output, the RMS deviation of `spread` from `truth`, float64. Infinite where `dtype` overflows."""
     return truth_and_budget(function, x, dtype, seed=seed, samples=samples, intermediates=intermediates)[1]

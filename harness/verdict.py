@@ -14,7 +14,8 @@ from harness.spec import GRADIENT
 
 # An element counts as wrong where it is off by more than this many budgets of its row.
 ELEMENT = 4.0
-GRADES = ("A", "B")
+LOOKS = ("A", "B", "B")  # the grades that are tried; the last again by more samples, where it was a near thing
+NEAR = 4.0
 FEW = 6
 # Half the digits of float64, and what a part of a model that computes in float32 leaves between the sides of a law.
 ROOT, LITTLE = 2.0**-26.5, 1e-5
@@ -38,8 +39,8 @@ class Verdict:
         return Answer(OK if self.grade else WRONG, values, self.note)
 
 
-# What is right, and what may be lost, of each result: in grade A, and with low-precision intermediates in grade B.
-Truths = Callable[[bool], tuple[Mapping[str, Tensor], Mapping[str, Tensor]]]
+# What is right, and what may be lost, of each result, by the number of the look: in A, and in B, of low-precision intermediates.
+Truths = Callable[[int], tuple[Mapping[str, Tensor], Mapping[str, Tensor]]]
 
 
 def judge(
@@ -58,8 +59,8 @@ def judge(
     """
     if not answers or not all(answers.values()):
         return Verdict(float("inf"), "", {}, "  nothing was compared")
-    for grade in GRADES:
-        truth, budget = truths(grade != "A")
+    for look, grade in enumerate(LOOKS):
+        truth, budget = truths(look)
         if grade == "A":
             allowed = budget
         # Intermediates that saturate leave less behind than exact ones do; who stays within grade A is right in B too.
@@ -67,10 +68,10 @@ def judge(
         by_way = {way: {n: compare.score(got[n].cpu(), truth[n], budget[n]) for n in got} for way, got in answers.items()}
         if grade == "A":
             strict = by_way
-        if max(max(scores.values()) for scores in by_way.values()) <= 1:
+        worst = max(max(scores.values()) for scores in by_way.values())
+        if worst <= 1 or (grade == "B" and worst > NEAR):
             break
-    else:
-        grade = ""
+    grade = grade if worst <= 1 else ""
     scores = {
         name: max(of[name] for of in strict.values() if name in of) for name in truth if any(name in of for of in strict.values())
     }

@@ -8,9 +8,7 @@ from harness import verdict
 
 def note(got: float, truth: float) -> str:
     one, other, budget = (torch.tensor([[value]], dtype=torch.float64) for value in (got, truth, 1e-12))
-    return verdict.judge(
-        lambda low_precision: ({"out": other}, {"out": budget}), {"": {"out": one}}, {"out": ("b", "n")}, "x"
-    ).note
+    return verdict.judge(lambda look: ({"out": other}, {"out": budget}), {"": {"out": one}}, {"out": ("b", "n")}, "x").note
 
 
 def test_numbers_that_look_alike_get_more_digits():
@@ -27,7 +25,7 @@ def test_a_law_in_float64_that_is_broken_by_little_is_a_part_in_less(apart: floa
     sides, budget = torch.full((1, 3), apart).double(), torch.full((1, 3), 2.0**-26.5).double()
     truths = {"logits": torch.zeros(1, 3).double()}, {"logits": budget}
     told = [
-        verdict.judge(lambda low: truths, {"": {"logits": sides}}, {}, "some digits", sides=True, in_float64=asked).note
+        verdict.judge(lambda look: truths, {"": {"logits": sides}}, {}, "some digits", sides=True, in_float64=asked).note
         for asked in (True, False)
     ]
     assert [verdict.IN_FLOAT64 in note for note in told] == [said, False]
@@ -37,7 +35,7 @@ def test_an_output_is_told_before_the_gradients_that_are_wrong_with_it():
     got = {"out": torch.full((1, 2), 1.5).double(), "q.grad": torch.full((1, 2), 9.0).double()}
     truth = {name: torch.ones(1, 2).double() for name in got}
     budget = {name: torch.full((1, 2), 1e-3).double() for name in got}
-    lines = verdict.judge(lambda low: (truth, budget), {"": got}, {"out": ("b", "n")}, "x").note.splitlines()
+    lines = verdict.judge(lambda look: (truth, budget), {"": got}, {"out": ("b", "n")}, "x").note.splitlines()
     assert lines[0].startswith("  out[b=0 n=0] is 1.5")
     assert lines[-1] == "  wrong too: q.grad"
 
@@ -46,5 +44,13 @@ def test_what_is_within_grade_a_is_within_grade_b():
     got = {name: torch.full((1, 2), 1.5).double() for name in ("out", "state")}
     truth = {name: torch.ones(1, 2).double() for name in got}
     tight, wide = torch.full((1, 2), 1e-3).double(), torch.full((1, 2), 1.0).double()
-    budgets = {False: {"out": tight, "state": wide}, True: {"out": wide, "state": tight}}
-    assert verdict.judge(lambda low: (truth, budgets[low]), {"": got}, {}, "x").grade == "B"
+    budgets = [{"out": tight, "state": wide}, {"out": wide, "state": tight}]
+    assert verdict.judge(lambda look: (truth, budgets[look]), {"": got}, {}, "x").grade == "B"
+
+
+@pytest.mark.parametrize(("off", "grade"), [(2.0, "B"), (9.0, "")])
+def test_a_near_thing_is_looked_at_with_more_samples(off: float, grade: str):
+    got, truth = torch.full((1, 2), off).double(), torch.zeros(1, 2).double()
+    budgets = [torch.full((1, 2), budget).double() for budget in (0.1, 1.0, 10.0)]
+    found = verdict.judge(lambda look: ({"out": truth}, {"out": budgets[look]}), {"": {"out": got}}, {}, "x")
+    assert (found.grade, found.answer.outcome) == (grade, "ok" if grade else "wrong")
