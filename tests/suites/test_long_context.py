@@ -61,7 +61,7 @@ def test_every_language_model_has_a_row_in_every_table(place: Path):
     files = [file.suffix for file in place.glob("results/tables/*/*")]
     assert (files.count(".md"), files.count(".csv"), files.count(".png")) == (1, 7, 4)
     fades = pd.read_csv(next(place.glob("results/tables/*/*.analytic-decay.csv"))).set_index("model")
-    assert fades["k = 32"]["retnet/torch_parallel"] == 0.6, "of two heads, (1 - 2^-6)^32"
+    assert fades["k = 32"]["retnet/torch_parallel"] == 0.604, "of two heads, (1 - 2^-6)^32"
     assert not {"transformer_rope/torch_sdpa", "lstm_lm/torch_lstm"} & set(fades.index), "these fade by no formula"
     assert "written: results/tables/" in (place / "said.txt").read_text()
 
