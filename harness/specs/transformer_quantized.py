@@ -133,6 +133,7 @@ EQUIVALENT = (
         "weights_in: absmax(w, 127) -> absmax(w, 128), bfloat16": _LEVEL,
         "weights_in: absmax(w, 127) -> absmax(w, 126), bfloat16": _LEVEL,
         "weights of outlier features are as they were, bfloat16": _LEVEL,
+        "weights of outlier features come back from their codes, bfloat16": _LEVEL,
     }
     | dict.fromkeys((f"absmax: top > 0 -> top {other}" for other in (">= 0", "> -1")), _ZEROS)
     | dict.fromkeys(
