@@ -93,12 +93,29 @@ def legend(records: Sequence[Record]) -> str:
 
 
 def failures(records: Sequence[Record], again: str = "harness again {key}") -> str:
-    """One message for each implementation that fails, about its first failing cell, and where else it fails."""
-    failing: dict[str, list[Record]] = {}
+    """One message for each way in which an implementation fails, about its first such cell, and where else it fails so."""
+    failing: dict[tuple[str, str], list[Record]] = {}
     for record in records:
         if record.outcome not in (OK, UNSUPPORTED):
-            failing.setdefault(record.cell.subject, []).append(record)
-    return "\n\n".join(_failure(group, again) for group in failing.values())
+            failing.setdefault((record.cell.subject, record.outcome), []).append(record)
+    said = []
+    for (subject, outcome), group in failing.items():
+        own = [record for record in records if record.cell.subject == subject]
+        said.append(_failure(group, again) + (_narrower(own) if outcome == CRASHED else ""))
+    return "\n\n".join(said)
+
+
+def _narrower(own: Sequence[Record]) -> str:
+    """Advice to whom every cell of some dtype crashed, and none of them in another: its file may not claim the former."""
+    outcomes: dict[str, set[str]] = {}
+    for record in own:
+        outcomes.setdefault(record.cell.dtype, set()).add(record.outcome)
+    always = [dtype for dtype, found in outcomes.items() if CRASHED in found <= {CRASHED, UNSUPPORTED}]
+    never = [dtype for dtype, found in outcomes.items() if CRASHED not in found != {UNSUPPORTED}]
+    if not always or not never:
+        return ""
+    claim = "".join(f'"{dtype}", ' for dtype in never).rstrip()
+    return f"\n  {' and '.join(always)}: every cell; if it is made for {' and '.join(never)} alone, say so: dtypes = ({claim})"
 
 
 def refusals(records: Sequence[Record]) -> str:

@@ -168,6 +168,12 @@ def grid_error(x: Tensor, dtype: torch.dtype, average: bool = False) -> Tensor:
     return power.mul_(info.eps).sub_(off).mul_(off).clamp(min=0).sqrt_().nan_to_num_(nan=0.0, posinf=0.0)
 
 
+def _nearest(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Float64 `x` rounded to the grid of `dtype`; what overflows there stays."""
+    rounded = x.to(dtype).double()
+    return torch.where(rounded.isfinite(), rounded, x)
+
+
 def floor(dtype: torch.dtype) -> float:
     """What a stored value may lose at least: half a subnormal of float16; the others may be flushed to zero below `tiny`."""
     info = torch.finfo(dtype)
@@ -181,12 +187,16 @@ class Machine(TorchDispatchMode):
     value just above the grid rounds up so rarely that a few true roundings would mostly show no error at all. It is never
     below the error of rounding to nearest, min(f, 1 - f) ulp, and it is zero for values that are representable.
 
+    `intermediates` are what is stored in the tested dtype on the way: with noise, or, where they are `nearest`, truly rounded.
+    Then large scores of a coarse grid are tied, where noise lets one of them win, and a sum to which ever less is added stands
+    still, where noise lets it go on: honest code in a low precision may do either.
+
     An `exact` machine errs nowhere: it learns how large a run is (`largest`), and whether something is made of no input
     (`drawn_once`)."""
 
-    def __init__(self, dtype: torch.dtype, generator: torch.Generator, intermediates: bool = False):
+    def __init__(self, dtype: torch.dtype, generator: torch.Generator, intermediates: bool = False, nearest: bool = False):
         super().__init__()
-        self.dtype, self.generator, self.intermediates = dtype, generator, intermediates
+        self.dtype, self.generator, self.intermediates, self.nearest = dtype, generator, intermediates, nearest
         self.exact = False
         self.largest = 1
         self.drawn_once = False
@@ -294,7 +304,7 @@ class Machine(TorchDispatchMode):
             # On magnitudes the same operation gives the sum of the magnitudes of the terms; an in-place one writes into a copy.
             sums = op(*(_size(arg) for arg in args), **kwargs)
             gain = _gain(_terms(name, args, kwargs))
-            if self.intermediates:
+            if self.intermediates and not self.nearest:
                 # Accumulating in the tested dtype loses about a third of its unit of the terms' magnitudes (random signs).
                 gain += torch.finfo(self.dtype).eps / 6 / U32
             return [s * gain for s in (sums if isinstance(sums, (tuple, list)) else [sums]) if _floating(s)]
@@ -322,7 +332,7 @@ class Machine(TorchDispatchMode):
             # An outer product is a step of a sum: chunked code multiplies whole chunks of (decayed, rounded) operands.
             r.add_(self.noise(grid_error(r, self.dtype, average=True)))
         if self.intermediates and not constant:
-            r.add_(self.noise(grid_error(r, self.dtype)))
+            r.copy_(_nearest(r, self.dtype)) if self.nearest else r.add_(self.noise(grid_error(r, self.dtype)))
 
 
 def _tensors(args: Any) -> list[Tensor]:
@@ -417,9 +427,10 @@ def spread(
     seed: int,
     samples: int = SAMPLES,
     intermediates: bool = False,
+    nearest: bool = False,
 ) -> dict[str, Tensor]:
     """[samples, ...] float64 per output: what the modelled machine may return. Infinite where `dtype` overflows."""
-    return truth_and_spread(function, x, dtype, seed=seed, samples=samples, intermediates=intermediates)[1]
+    return truth_and_spread(function, x, dtype, seed=seed, samples=samples, intermediates=intermediates, nearest=nearest)[1]
 
 
 def truth_and_spread(
@@ -430,12 +441,13 @@ def truth_and_spread(
     seed: int,
     samples: int = SAMPLES,
     intermediates: bool = False,
+    nearest: bool = False,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """`truth` and `spread`, with no more runs of the function than both together need."""
     x = _double(x)
     batched = {name: 0 if value.is_floating_point() else None for name, value in x.items()}
     device = next(iter(x.values())).device
-    machine = Machine(dtype, torch.Generator(device).manual_seed(seed), intermediates)
+    machine = Machine(dtype, torch.Generator(device).manual_seed(seed), intermediates, nearest)
     machine.exact = True
     with machine:
         exact = {name: value.detach() for name, value in function(x).items()}
@@ -478,16 +490,34 @@ def budget(
     samples: int = SAMPLES,
     intermediates: bool = False,
 ) -> dict[str, Tensor]:
-    """Per element of each output, the RMS deviation of `spread` from `truth`, float64. Infinite where `dtype` overflows."""
+    """Per element of each output, the RMS deviation of `spread` from `truth`, float64. Infinite where `dtype` overflows.
+
+    Of code with intermediates in the tested dtype, whichever is larger: that with noise, or that with true rounding, of which a
+    quarter of the samples is enough, since little of it is drawn."""
     return truth_and_budget(function, x, dtype, seed=seed, samples=samples, intermediates=intermediates)[1]
 
 
 def truth_and_budget(
-    function: Function, x: dict[str, Tensor], dtype: torch.dtype, **words: Any
+    function: Function,
+    x: dict[str, Tensor],
+    dtype: torch.dtype,
+    *,
+    seed: int,
+    samples: int = SAMPLES,
+    intermediates: bool = False,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """`truth` and `budget`, with no more runs of the function than both together need."""
-    exact, found = truth_and_spread(function, x, dtype, **words)
-    return exact, {name: _deviation(found[name].double(), exact[name].double()) for name in exact}
+    exact, found = truth_and_spread(function, x, dtype, seed=seed, samples=samples, intermediates=intermediates)
+    lost = _deviations(found, exact)
+    if intermediates:
+        rounded = spread(function, x, dtype, seed=seed, samples=samples // 4, intermediates=True, nearest=True)
+        # Where true rounding leaves 0 / 0, it says nothing.
+        lost = {name: torch.fmax(lost[name], other) for name, other in _deviations(rounded, exact).items()}
+    return exact, lost
+
+
+def _deviations(found: dict[str, Tensor], exact: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: _deviation(found[name].double(), exact[name].double()) for name in exact}
 
 
 def _deviation(found: Tensor, exact: Tensor) -> Tensor:

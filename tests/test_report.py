@@ -1,4 +1,4 @@
-"""Tables name what was judged: digests and versions, beside every row or once for all."""
+"""Tables name what was judged, digests and versions, beside every row or once for all; failures are told by their kinds."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -70,3 +70,22 @@ def test_what_the_grades_mean_is_said_where_one_is_b():
     graded = [replace(record("one", "a"), values={"grade": grade}) for grade in "AB"]
     assert report.legend(graded[:1]) == ""
     assert report.legend(graded).startswith("grade A: within the rounding budget; B: beyond it, but within ")
+
+
+def ended(outcome: str, dtype: str, case: str = "plain") -> Record:
+    was = record("mine", "a")
+    return replace(was, outcome=outcome, cell=replace(was.cell, dtype=dtype, case=case))
+
+
+def test_a_crash_does_not_hide_what_is_wrong():
+    told = report.failures([ended("crashed", "float16"), ended("wrong", "float32")])
+    assert "rotary/mine crashed in case plain, float16" in told
+    assert "rotary/mine is wrong in case plain, float32" in told
+
+
+def test_who_crashes_in_one_dtype_alone_is_told_how_not_to_claim_it():
+    halves = [ended("crashed", "float16"), ended("unsupported", "float16", "long"), ended("crashed", "bfloat16")]
+    told = report.failures([ended("ok", "float32"), *halves])
+    assert 'float16 and bfloat16: every cell; if it is made for float32 alone, say so: dtypes = ("float32",)' in told
+    assert "say so" not in report.failures([*halves, ended("ok", "float16"), ended("ok", "bfloat16")]), "it can do these"
+    assert "say so" not in report.failures(halves), "nothing is left that it can do"

@@ -118,6 +118,52 @@ def test_grade_b_rounds_intermediates_but_not_what_comes_from_no_input(dtype):
     assert loose < 3 * strict
 
 
+def test_grade_b_lets_a_sum_of_ever_less_stand_still():
+    def carried(y: dict[str, Tensor]) -> dict[str, Tensor]:
+        state = y["x"][0]
+        for i in range(1, 60):
+            state = state + y["x"][i]
+        return {"out": state}
+
+    x = {"x": torch.cat([torch.full((1, 4), 256.0), torch.full((59, 4), 0.9)]).bfloat16()}
+    error = carried(x)["out"].double() - truth(carried, x)["out"]
+    assert (error < -50).all(), "256 + 0.9 is 256 in bfloat16"
+    assert worst_row(error, budget(carried, x, torch.bfloat16, seed=0, intermediates=True)["out"]) < 1.5
+    by_noise = spread(carried, x, torch.bfloat16, seed=0, intermediates=True)["out"] - truth(carried, x)["out"]
+    assert worst_row(error, by_noise.square().mean(0).sqrt()) > 3, "as zero-mean noise it would be refused"
+
+
+def test_grade_b_lets_large_scores_be_tied():
+    """Scores near -20,000 are the same number in bfloat16: eager attention averages, where noise makes one key win."""
+    first, m = torch.arange(8) == 0, 2
+    x = {name: normal(12, 8, seed=seed, dtype=torch.bfloat16) for seed, name in enumerate(("q", "out.grad"))}
+    x |= {name: normal(m, 8, seed=seed, dtype=torch.bfloat16) for seed, name in enumerate("kv", 2)}
+    x |= {"q": torch.where(first, 238.0, x["q"]), "k": torch.where(first, -238.0, x["k"])}
+    x["bias"] = normal(12, m, seed=7, dtype=torch.bfloat16)
+
+    def defined(y: dict[str, Tensor]) -> dict[str, Tensor]:
+        score = y["q"] @ y["k"].mT * 8**-0.5 + y["bias"]
+        weight = torch.exp(score - score.amax(-1, keepdim=True).detach())
+        return {"out": weight @ y["v"] / weight.sum(-1, keepdim=True)}
+
+    def eager(y: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"out": torch.softmax(y["q"] @ y["k"].mT * 8**-0.5 + y["bias"], -1) @ y["v"]}
+
+    exact = with_gradients(defined, ["bias"])
+    error = (with_gradients(eager, ["bias"])(x)["bias.grad"] - truth(exact, x)["bias.grad"]).double()
+    assert worst_row(error, budget(exact, x, torch.bfloat16, seed=0, intermediates=True)["bias.grad"]) < 1.5
+    by_noise = spread(exact, x, torch.bfloat16, seed=0, intermediates=True)["bias.grad"] - truth(exact, x)["bias.grad"]
+    assert worst_row(error, by_noise.square().mean(0).sqrt()) > 3, "as noise it would be refused"
+
+
+def test_a_true_rounding_that_gives_no_number_takes_no_budget_away():
+    def ratio(y: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"out": (y["x"] + 1 - 1) / (y["x"] + 1 - 1)}
+
+    x = {"x": torch.full((3,), 2.0**-12, dtype=torch.bfloat16)}
+    assert budget(ratio, x, torch.bfloat16, seed=0, intermediates=True)["out"].isfinite().all()
+
+
 def honest_dq(x: dict[str, Tensor]) -> Tensor:
     """dQ as FlashAttention has it (Dao et al. 2022, algorithm 4): the row sum of dO * O reads the output as stored."""
     q, k, v, pulled = (x[name].float() for name in ("q", "k", "v", "out.grad"))
