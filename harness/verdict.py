@@ -17,9 +17,6 @@ ELEMENT = 4.0
 LOOKS = ("A", "B", "B")  # the grades that are tried; the last again by more samples, where it was a near thing
 NEAR = 4.0
 FEW = 6
-# Half the digits of float64, and what a part of a model that computes in float32 leaves between the sides of a law.
-ROOT, LITTLE = 2.0**-26.5, 1e-5
-IN_FLOAT64 = "laws are judged in float64: a part of it computes in less"
 # Axes along which there is a first wrong element: queries or time steps, and keys.
 TIME = ("n", "m")
 
@@ -49,13 +46,12 @@ def judge(
     axes: Mapping[str, Sequence[str]],
     allowance: str,
     sides: bool = False,
-    in_float64: bool = False,
 ) -> Verdict:
     """Compare answers with what is right, within what may be lost; `allowance` says in words what that is.
 
     `answers` are named tensors for each way in which the question was put (the plain one has no name); the worst counts.
     `axes` names the axes of each result, for the message. With `sides`, results are differences of two sides of a law, and the
-    message is about the first that is too large, not about the worst. `in_float64` says that the law was asked in float64 alone.
+    message is about the first that is too large, not about the worst.
     """
     if not answers or not all(answers.values()):
         return Verdict(float("inf"), "", {}, "  nothing was compared")
@@ -86,8 +82,6 @@ def judge(
     got, right = answers[way][told].cpu().double(), truth[told].double()
     off, score = _off(got, right, allowed[told]), f"score {strict[way][told]:.2g}, allowed 1 ({allowance})"
     note = _difference(told, got, right, off, axes.get(told, ()), score, sides)
-    if in_float64 and off.any() and (off * ROOT < LITTLE).all():
-        note += f"\n  {IN_FLOAT64}"
     if not sides and len(failing) > 1:
         note += f"\n  wrong too: {', '.join(name for name in failing if name != told)}"
     if sides and len(failing) > 1:

@@ -7,9 +7,11 @@ and whatever the code under test does ends as an outcome with a sentence.
 import ctypes
 import json
 import os
+import re
 import resource
 import socket
 import sys
+import sysconfig
 import time
 import traceback
 from collections.abc import Callable
@@ -29,6 +31,7 @@ from harness.isolated import Said, Stand
 Progress = Callable[[float, str], None]
 PR_SET_CHILD_SUBREAPER = 36
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+LIBRARIES = re.compile(r".*/(site|dist)-packages/")
 LARGEST_FILE = 8 * 2**30
 SECONDS_BETWEEN_REPORTS = 0.1
 
@@ -150,10 +153,16 @@ def _first_line(error: BaseException) -> str:
 
 
 def _place(error: BaseException) -> str:
-    """File, line and function in which it was raised: the innermost frame outside of libraries."""
+    """File, line and function in which it was raised: the innermost frame of the code under test, else of a library that is not
+    torch, whose module may be what is under test, else of this project."""
     frames = traceback.extract_tb(error.__traceback__)
     if not frames:
         return "an unknown place"
-    ours = [frame for frame in frames if "site-packages" not in frame.filename and not frame.filename.startswith(sys.base_prefix)]
-    frame = (ours or frames)[-1]
-    return f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}"
+    python = sysconfig.get_path("stdlib")
+    known = [f for f in frames if LIBRARIES.search(f.filename) or not f.filename.startswith((python, "<"))]
+    outside = [f for f in known if not Path(f.filename).is_relative_to(catalogue.PACKAGE)]
+    tested = [f for f in outside if not LIBRARIES.search(f.filename)]
+    libraries = [f for f in outside if not LIBRARIES.sub("", f.filename).startswith("torch/")]
+    frame = (tested or libraries or known or frames)[-1]
+    name = LIBRARIES.sub("", frame.filename) if LIBRARIES.search(frame.filename) else Path(frame.filename).name
+    return f"{name}:{frame.lineno} in {frame.name}"

@@ -1,5 +1,8 @@
 """What an error of code under test means for its cell: an outcome with a sentence, whatever it is."""
 
+import importlib.util
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -41,3 +44,23 @@ def test_every_error_is_an_outcome_with_a_sentence(error: BaseException, outcome
     assert answer.outcome == outcome
     assert answer.note.startswith(note)
     assert " at " not in note or answer.note.endswith("in test_every_error_is_an_outcome_with_a_sentence")
+
+
+def test_a_library_is_named_where_what_it_gave_is_under_test(tmp_path: Path):
+    """The frames of a model of somebody's package, called by the harness: torch's own and the harness's say nothing."""
+    package = tmp_path / "site-packages" / "published"
+    package.mkdir(parents=True)
+    (package / "model.py").write_text(
+        "import torch\ndef forward():\n    return torch.nn.functional.linear(torch.ones(2), torch.ones(3))\n"
+    )
+    spec = importlib.util.spec_from_file_location("published", package / "model.py")
+    model = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(model)
+    with pytest.raises(RuntimeError) as raised:
+        model.forward()
+    frames = raised.tb
+    assert worker.answer_to(raised.value).note.endswith("in test_a_library_is_named_where_what_it_gave_is_under_test"), (
+        "it is mine"
+    )
+    alone = raised.value.with_traceback(frames.tb_next)
+    assert worker.answer_to(alone).note.endswith(", at published/model.py:3 in forward")
