@@ -55,6 +55,26 @@ def judge(
     """
     if not answers or not all(answers.values()):
         return Verdict(float("inf"), "", {}, "  nothing was compared")
+    found = _compared(truths, answers)
+    asked = [name for name in found.truth if any(name in of for of in found.strict.values())]
+    scores = {name: max(of[name] for of in found.strict.values() if name in of) for name in asked}
+    note = "" if found.grade else _failure(found, answers, axes, allowance, sides)
+    return Verdict(max(scores.values()), found.grade, scores, note)
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """The grade that answers reach, and by each way of asking the scores of each result: in grade A, and in the last tried."""
+
+    grade: str
+    truth: Mapping[str, Tensor]
+    allowed: Mapping[str, Tensor]  # in grade A
+    strict: Mapping[str, Mapping[str, float]]
+    last: Mapping[str, Mapping[str, float]]
+
+
+def _compared(truths: Truths, answers: Mapping[str, Mapping[str, Tensor]]) -> _Compared:
+    """Look after look, until one finds the answers within what may be lost."""
     for look, grade in enumerate(LOOKS):
         truth, budget = truths(look)
         if grade == "A":
@@ -67,27 +87,32 @@ def judge(
         worst = max(max(scores.values()) for scores in by_way.values())
         if worst <= 1 or (grade == "B" and worst > NEAR):
             break
-    grade = grade if worst <= 1 else ""
-    scores = {
-        name: max(of[name] for of in strict.values() if name in of) for name in truth if any(name in of for of in strict.values())
-    }
-    if grade:
-        return Verdict(max(scores.values()), grade, scores)
+    return _Compared(grade if worst <= 1 else "", truth, allowed, strict, by_way)
+
+
+def _failure(
+    found: _Compared,
+    answers: Mapping[str, Mapping[str, Tensor]],
+    axes: Mapping[str, Sequence[str]],
+    allowance: str,
+    sides: bool,
+) -> str:
+    """The lines about answers that reach no grade."""
     # The first way that fails is the one to be told: what fails plainly fails otherwise too.
-    way = next(way for way, of in by_way.items() if max(of.values()) > 1)
-    failing = [name for name in truth if by_way[way].get(name, 0.0) > 1]
+    way = next(way for way, of in found.last.items() if max(of.values()) > 1)
+    failing = [name for name in found.truth if found.last[way].get(name, 0.0) > 1]
     # Where an output is wrong, so are gradients: the output is told.
     outputs = [name for name in failing if not name.endswith(GRADIENT)]
-    told = failing[0] if sides else max(outputs or failing, key=lambda name: strict[way][name])
-    got, right = answers[way][told].cpu().double(), truth[told].double()
-    off, score = _off(got, right, allowed[told]), f"score {strict[way][told]:.2g}, allowed 1 ({allowance})"
+    told = failing[0] if sides else max(outputs or failing, key=lambda name: found.strict[way][name])
+    got, right = answers[way][told].cpu().double(), found.truth[told].double()
+    off, score = _off(got, right, found.allowed[told]), f"score {found.strict[way][told]:.2g}, allowed 1 ({allowance})"
     note = _difference(told, got, right, off, axes.get(told, ()), score, sides)
     if not sides and len(failing) > 1:
         note += f"\n  wrong too: {', '.join(name for name in failing if name != told)}"
     if sides and len(failing) > 1:
         others = dict.fromkeys(name.split()[0] for name in failing[1:])
-        note += f"\n  {len(failing)} of {len(truth)} comparisons fail; the others are of {', '.join(others)}"
-    return Verdict(max(scores.values()), "", scores, note + (f"\n  only {way}; plainly asked it is right" if way else ""))
+        note += f"\n  {len(failing)} of {len(found.truth)} comparisons fail; the others are of {', '.join(others)}"
+    return note + (f"\n  only {way}; plainly asked it is right" if way else "")
 
 
 def _off(got: Tensor, truth: Tensor, budget: Tensor) -> Tensor:
