@@ -192,7 +192,7 @@ def forward_kernel(
                     score = tl.where(shown, score, float("-inf"))
                 higher = tl.maximum(top, tl.max(score, 1) * unit)
                 base = higher
-                if MASKED or Blocks is not None:
+                if MASKED or Blocks is not None or Bias is not None:  # a tile may be hidden whole; a bias hides by -inf
                     base = tl.where(higher == float("-inf"), 0.0, higher)
                 weight = tl.exp2(score * unit - base[:, None])
                 kept = tl.exp2(top - base)

@@ -7,7 +7,7 @@ Where papers and libraries disagree, this side is taken:
 - A query that sees no key gives zeros, and no gradient (a plain softmax gives NaN; masking by a large negative
   number gives the mean of the values).
 - Query head i reads key head i // (h / g): consecutive groups, as torch's `enable_gqa`.
-- Scores are scaled by d^-1/2, then `bias` and ALiBi are added unscaled.
+- Scores are scaled by d^-1/2, then `bias` and ALiBi are added unscaled; a bias of -inf hides its key.
 - ALiBi (Press et al. 2021, arXiv:2108.12409) takes slopes[h] * |query - key| off the scores, as flash-attn does; the
   slopes are constants, without a gradient.
 - Lambda-shaped (LM-Infinite, arXiv:2308.16137; StreamingLLM, arXiv:2309.17453) shows the first `sinks` keys, and the
@@ -297,10 +297,21 @@ def sunk(x: Bunch, case: Case, rng: torch.Generator):
 
 @attention.family
 def silent(x: Bunch, case: Case, rng: torch.Generator):
-    """Queries, keys, values and biases of zeros, which are neither padding nor hidden."""
+    """Queries, keys, values and biases of zeros, which are neither padding nor hidden; biases of -inf, which do hide."""
     query, key = torch.arange(case.n)[:, None], torch.arange(case.m)[:, None]
     changes = {"q": x.q * (query % 5 != 1), "k": x.k * (key % 3 != 1), "v": x.v * (key % 4 != 1)}
-    return changes | ({"bias": x.bias * ((query + key.mT) % 3 != 1)} if "bias" in x else {})
+    if "bias" in x:
+        bias = x.bias * ((query + key.mT) % 3 != 1)
+        changes["bias"] = bias.masked_fill(_all_but_one(case), -torch.inf)
+    return changes
+
+
+def _all_but_one(case: Case) -> Tensor:
+    """What to hide so that some queries see the last of their keys alone, after tiles of nothing, and some all but it: [n m]."""
+    seen = visible(case.n, case.m, case.visibility, case.window, case.prefix, case.sinks)
+    query, key = places(case.n, case.m)
+    last = key == torch.where(seen, key, -1).amax(-1, keepdim=True)
+    return ((query % 5 == 3) & ~last) | ((query % 5 == 4) & last & (seen.sum(-1, keepdim=True) > 1))
 
 
 def _shown(x: Bunch, case: Case) -> Tensor:
@@ -755,6 +766,19 @@ def _(q, k, v, bias, seen, options):
 @_mistake("the accumulator of the first tile is overwritten")
 def _(q, k, v, bias, seen, options):
     return _in_tiles(q, k, v, bias, seen, lambda factor, number: (factor * (number != 1), factor))
+
+
+@_mistake("a bias of -inf hides nothing")
+def _(q, k, v, bias, seen, options):
+    return attend(q, k, v, None if bias is None else bias.masked_fill(bias == -torch.inf, 0.0), seen)
+
+
+@_mistake("a first tile that a bias of -inf hides whole gives no number")
+def _(q, k, v, bias, seen, options):
+    out, given = attend(q, k, v, bias, seen), options["bias"]
+    if given is None or k.shape[2] <= 64:
+        return out
+    return torch.where((given[..., :64] == -torch.inf).all(-1, keepdim=True), torch.nan, out)
 
 
 @_mistake("weights are rounded to four bits")
