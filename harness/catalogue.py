@@ -224,10 +224,11 @@ def load_spec(name: str) -> Any:
 
 @cache
 def digest(path: Path) -> str:
-    """sha256 of a file and of all files of this project, or beside it, that it imports, directly or not."""
+    """sha256 of a file and of all files of this project, or beside it, that it imports, directly or not: of what they say to
+    Python, so that comments and layout make no record stale."""
     total = hashlib.sha256()
     for file in sorted(reachable(path.resolve()), key=_place):
-        total.update(file.name.encode() + b"\0" + file.read_bytes())
+        total.update(file.name.encode() + b"\0" + ast.dump(_tree(file)).encode())
     return total.hexdigest()[:16]
 
 

@@ -41,6 +41,25 @@ def test_a_wheel_and_a_checkout_have_the_same_digests(tmp_path: Path):
     assert installed[1:] == checked_out[1:]
 
 
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        ("# what it is\ndef f( x ):\n    return x+1  # one more\n", True),
+        ("def f(x):\n    return x + 2\n", False),
+        ('def f(x):\n    "one more"\n    return x + 1\n', False),
+    ],
+    ids=["a comment and layout", "another number", "a docstring, which a program can read"],
+)
+def test_a_digest_is_of_what_a_file_says_to_python(text: str, same: bool, tmp_path: Path):
+    digests = []
+    for said in ("def f(x):\n    return x + 1\n", text):
+        (tmp_path / "mine.py").write_text(said)
+        for cached in (catalogue.digest, catalogue._tree, catalogue._read, catalogue._imported):
+            cached.cache_clear()
+        digests.append(catalogue.digest(tmp_path / "mine.py"))
+    assert (digests[0] == digests[1]) is same
+
+
 def test_a_digest_covers_what_a_file_imports():
     names = {file.relative_to(ROOT).as_posix() for file in catalogue.reachable(ROOT / "suites" / "memory.py")}
     assert {"suites/memory.py", "harness/cost.py", "harness/memory.py"} <= names
