@@ -23,7 +23,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from harness.spec import Bunch, Case, spec
+from harness.spec import Bunch, Case, backward_of, spec
 
 
 @spec(
@@ -790,15 +790,10 @@ def _(q, k, v, bias, seen, options):
     return coarse @ v.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
 
 
-def _backward_of(right: Tensor, wrong: Tensor) -> Tensor:
-    """The right value with the gradient of the wrong one."""
-    return right.detach() + wrong - wrong.detach()
-
-
 @_mistake("backward forgets the bias")
 def _(q, k, v, bias, seen, options):
     no_bias = None if bias is None else bias * 0
-    return _backward_of(attend(q, k, v, bias, seen), attend(q, k, v, no_bias, seen))
+    return backward_of(attend(q, k, v, bias, seen), attend(q, k, v, no_bias, seen))
 
 
 @_mistake("backward takes dK of one head for that of its group")

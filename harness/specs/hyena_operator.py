@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.spec import Bunch, Case, spec
+from harness.spec import Bunch, Case, backward_of, spec
 from harness.specs._past import places
 
 
@@ -218,10 +218,6 @@ def _but_for_one_alone(n):
     return (torch.arange(n) < n - 1) | (n % 64 != 1) | (n == 1)
 
 
-def _backward_of(right, wrong):
-    return right.detach() + wrong - wrong.detach()
-
-
 _with_step("the convolution wraps around", lambda x, h, skip, v: _wrapped(h, x * v, v.shape[-1]) + skip * x * v)
 _with_step(
     "the transform is half as long again as the input, and wraps around",
@@ -247,7 +243,7 @@ _with_step("all channels have the filter of the first", lambda x, h, skip, v: co
 _with_step("backward stops at the filter", lambda x, h, skip, v: convolve(h.detach(), x * v) + skip * x * v)
 _with_step(
     "backward wraps around",
-    lambda x, h, skip, v: _backward_of(convolve(h, x * v), _wrapped(h, x * v, v.shape[-1])) + skip * x * v,
+    lambda x, h, skip, v: backward_of(convolve(h, x * v), _wrapped(h, x * v, v.shape[-1])) + skip * x * v,
 )
 
 

@@ -11,7 +11,7 @@ Where papers and libraries disagree, this side is taken:
 import torch
 from torch import Tensor
 
-from harness.spec import Bunch, Case, spec
+from harness.spec import Bunch, Case, backward_of, spec
 
 
 @spec(
@@ -188,16 +188,11 @@ def _(x, weight, bias, *, eps):
     return weight * (x - mean) / torch.sqrt(variance + eps) + bias
 
 
-def _backward_of(right: Tensor, wrong: Tensor) -> Tensor:
-    """The right value with the gradient of the wrong one."""
-    return right.detach() + wrong - wrong.detach()
-
-
 @layer_norm.mistake("backward forgets that the mean moves")
 def _(x, weight, bias, *, eps):
     distance = x - x.mean(-1, keepdim=True).detach()
     variance = distance.square().mean(-1, keepdim=True)
-    return _backward_of(layer_norm(x, weight, bias, eps=eps), weight * distance / torch.sqrt(variance + eps) + bias)
+    return backward_of(layer_norm(x, weight, bias, eps=eps), weight * distance / torch.sqrt(variance + eps) + bias)
 
 
 @layer_norm.mistake("backward forgets that the variance moves")
@@ -210,7 +205,7 @@ def _(x, weight, bias, *, eps):
 def _(x, weight, bias, *, eps):
     right, shut = layer_norm(x, weight, bias, eps=eps), weight == 0
     wrong = layer_norm(x, torch.where(shut, weight.detach(), weight), bias, eps=eps)
-    return _backward_of(right, wrong)
+    return backward_of(right, wrong)
 
 
 @layer_norm.mistake("features beyond the 1024th are not counted")
@@ -225,7 +220,7 @@ def _(x, weight, bias, *, eps):
     right = layer_norm(x, weight, bias, eps=eps)
     of_x = layer_norm(x, torch.ones_like(weight), bias.detach(), eps=eps)
     of_gain = layer_norm(x.detach(), weight, bias, eps=eps)
-    return _backward_of(right, of_x + of_gain)
+    return backward_of(right, of_x + of_gain)
 
 
 @layer_norm.mistake("backward sums the gain's gradient over the last batch row only")

@@ -10,7 +10,7 @@ Where papers and libraries disagree, this side is taken:
 import torch
 from torch import Tensor
 
-from harness.spec import Bunch, Case, spec
+from harness.spec import Bunch, Case, backward_of, spec
 from harness.specs._past import give_laws
 
 
@@ -238,7 +238,7 @@ def _(q, k, v, past, decay):
 def _(q, k, v, past, decay):
     right, state = retention(q, k, v, past, decay)
     wrong, _ = retention(q, k / decay[:, None, None].clamp(min=0.1), v, past, decay)
-    return right.detach() + wrong - wrong.detach(), state
+    return backward_of(right, wrong), state
 
 
 @retention.mistake("a token sees one of the future")
@@ -319,7 +319,7 @@ def _(q, k, v, past, decay):
 @retention.mistake("the gradient of the past has decayed once too little")
 def _(q, k, v, past, decay):
     shown = past / decay[:, None, None].clamp(min=0.1)
-    return retention(q, k, v, past.detach() + shown - shown.detach(), decay)
+    return retention(q, k, v, backward_of(past, shown), decay)
 
 
 @retention.mistake("backward does not hand the gradient from chunk to chunk of 16")

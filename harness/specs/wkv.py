@@ -16,7 +16,7 @@ Where papers and libraries disagree, this side is taken:
 import torch
 from torch import Tensor
 
-from harness.spec import Bunch, Case, spec
+from harness.spec import Bunch, Case, backward_of, spec
 from harness.specs._past import give_laws
 
 
@@ -341,7 +341,7 @@ def _(k, v, decay, bonus, past_mean, past_weight):
 
 @wkv.mistake("backward gives the gradient of w for that of the decay")
 def _(k, v, decay, bonus, past_mean, past_weight):
-    return recurrence(k, v, -decay.exp().detach() + decay - decay.detach(), bonus, past_mean, past_weight)
+    return recurrence(k, v, backward_of(-decay.exp(), decay), bonus, past_mean, past_weight)
 
 
 @wkv.mistake("backward stops at the bonus")
@@ -366,7 +366,7 @@ def _(k, v, decay, bonus, past_mean, past_weight):
     exponent = _exponents(k, -decay.exp(), bonus, past_weight)
     weight = torch.exp(exponent - exponent.logsumexp(-1, keepdim=True).detach())
     wrong = torch.einsum("btdi,bid->btd", weight, torch.cat([past_mean[:, None], v], 1))
-    return out.detach() + wrong - wrong.detach(), *state
+    return backward_of(out, wrong), *state
 
 
 @wkv.mistake("all rows start from the past of the first")
