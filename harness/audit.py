@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 STATUSES = ("equivalent", "caught", "survived")
 PLAIN = "plain code"
 DEFAULT = ("float32", "bfloat16")
+SURVIVED = "What survived"
 # Tables that only an audit in full makes.
 PLAIN_REJECTED, BY = "How often each rule rejects plain code in the tested dtype", "What each {} catches"
 IN_FULL = (PLAIN_REJECTED, BY.format("family"), BY.format("case"))
@@ -288,7 +289,7 @@ def tables(audit: Audit) -> "dict[str, pd.DataFrame]":
     found = {
         "What became of wrong functions": counts.reset_index(),
         "How many wrong functions each rule lets through": let.reset_index(),
-        "What survived": wrong.loc[wrong.status == "survived", ["spec", "where", "name", "dtype", "closest score", "in"]],
+        SURVIVED: wrong.loc[wrong.status == "survived", ["spec", "where", "name", "dtype", "closest score", "in"]],
         "What is no mistake": worst.loc[worst.argument != "", ["spec", "where", "name", "argument"]],
     }
     if audit.full:
@@ -353,17 +354,21 @@ def write(audit: Audit, folder: Path) -> list[Path]:
     frames = tables(audit)
     files = {title: place / f"{'-'.join(title.lower().split())}.csv" for title in (*frames, *IN_FULL)}
     found = {title: _beside(frame, files[title], {w.spec for w in audit.wrong}) for title, frame in frames.items()}
-    for title in () if audit.full else IN_FULL:
-        if files[title].exists():  # of other specs, which were asked in every case and family
-            found[title] = _beside(pd.DataFrame(), files[title], {w.spec for w in audit.wrong})
+    for title in () if audit.full else IN_FULL:  # of other specs, which were asked in every case and family
+        found[title] = _beside(pd.DataFrame(), files[title], {w.spec for w in audit.wrong})
+    found = {title: frame for title, frame in found.items() if len(frame)}
     origin = (
         "Written by `harness audit`; do not edit. Each wrong function is asked up to the first catch, or with detail=full in all"
-        f" cases and families: the tables of cases and families are of the specs asked so. On {machine.describe()}."
+        f" cases and families, which gives tables of these. On {machine.describe()}."
+        f"{'' if SURVIVED in found else ' Nothing survived.'}"
     )
     page = place / "README.md"
     page.write_text(f"# Audit\n\n{origin}\n\n{report.render(found, 'markdown')}\n")
-    for title, frame in found.items():
-        frame.to_csv(files[title], index=False)
+    for title, file in files.items():
+        if title in found:
+            found[title].to_csv(file, index=False)
+        else:
+            file.unlink(missing_ok=True)
     return [page, *(files[title] for title in found)]
 
 

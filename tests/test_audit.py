@@ -106,6 +106,17 @@ def test_what_is_published_of_other_specs_stays(first: Audit, tmp_path: Path):
     assert "## What each family catches" in (tmp_path / "audit" / "README.md").read_text()
 
 
+def test_a_table_without_rows_is_no_file_and_that_nothing_survived_is_said(tmp_path: Path):
+    it = Audit(["rms_norm"])
+    it.wrong = [Wrong("rms_norm", "m", "float32", "f:1")]
+    survived = tmp_path / "audit" / "what-survived.csv"
+    audit.write(it, tmp_path)
+    assert survived.exists()
+    it.wrong[0].heard("plain", "normal", [OURS], 9.0, "score 9")
+    page = audit.write(it, tmp_path)[0].read_text()
+    assert ("Nothing survived." in page, "## What survived" in page, survived.exists()) == (True, False, False)
+
+
 def test_a_wrong_function_that_survives_in_one_dtype_has_survived():
     it = Audit(["rms_norm"])
     it.wrong = [Wrong("rms_norm", "m", dtype, "f:1") for dtype in ("float32", "bfloat16")]
