@@ -79,17 +79,22 @@ class Question:
         return {OURS: score > 1} | {name: not rule(got, self.truth, self.plain) for name, rule in rules.items()}, score
 
     def judged(self, contestant: Implementation) -> tuple[float, float]:
-        """The scores of an implementation: against the strict budget, and against the one that decides."""
+        """The `scores` of an implementation."""
         given = Bunch({name: tensor.clone() for name, tensor in self.x.items()})
         wanted = self.spec.differentiable(self.case) if contestant.gradients else []
         answer = contestant.outputs_and_gradients(given, self.case, wanted) if wanted else contestant.outputs(given, self.case)
-        got = {name: tensor.detach() for name, tensor in answer.items()}
-        return self._worst(got, self.strict), self.score(got)
+        return self.scores({name: tensor.detach() for name, tensor in answer.items()})
+
+    def scores(self, got: dict[str, Tensor]) -> tuple[float, float]:
+        """The scores of an answer: against the strict budget, and against the one that decides; above 1 it is rejected.
+
+        The lenient budget decides where the strict one is exceeded."""
+        strict = self._worst(got, self.strict)
+        return strict, min(strict, self._worst(got, self.lenient)) if strict > 1 else strict
 
     def score(self, got: dict[str, Tensor]) -> float:
-        """The score of an answer: above 1 it is rejected. The lenient budget decides where the strict one is exceeded."""
-        score = self._worst(got, self.strict)
-        return min(score, self._worst(got, self.lenient)) if score > 1 else score
+        """The score that decides."""
+        return self.scores(got)[1]
 
     def _worst(self, got: dict[str, Tensor], budget: dict[str, Tensor]) -> float:
         return max(compare.score(got[name], self.truth[name], budget[name]) for name in got)
