@@ -97,7 +97,8 @@ def test_the_commands_of_the_readme_can_be_balanced():
     """Tasks of flipped labels by quarters, which their group has, take a multiple of 8."""
     told = (TASKS.parents[2] / "README.md").read_text()
     shots = re.findall(r"--tasks \S*sentiment_words[ ,].*--num_fewshot (\d+)", told)
-    assert shots and all(int(many) % 8 == 0 for many in shots)
+    assert shots
+    assert all(int(many) % 8 == 0 for many in shots)
 
 
 def test_asked_and_shown_words_share_no_stem_and_are_the_same_everywhere():
