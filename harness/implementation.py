@@ -90,6 +90,7 @@ class Implementation:
         names = {t.name for t in self.spec.contract.inputs}
         wanted = {name: tensor for name, tensor in x.items() if name not in names and not name.endswith(GRADIENT)}
         _place(module, case)
+        _check_untied(module, wanted)
         _same_names({name: p.shape for name, p in module.named_parameters()}, {name: t.shape for name, t in wanted.items()})
         module.load_state_dict(wanted, strict=False)
         return module
@@ -270,6 +271,14 @@ def _check_output(tensor: Any, got: Any, case: Case) -> None:
         raise ContractError(f"{tensor} is {dtype_name(got.dtype)}, but should be {dtype_name(case.dtype)}{asked}")
     if got.device.type != case.device or got.layout is not torch.strided:
         raise ContractError(f"{tensor} is on {got.device.type} as {got.layout}, but should be a strided tensor on {case.device}")
+
+
+def _check_untied(module: nn.Module, wanted: Mapping[str, Any]) -> None:
+    """ContractError where two parameters of the reference are one tensor: torch names it once, so the other seems absent."""
+    named = {id(tensor): name for name, tensor in module.named_parameters()}
+    for name, tensor in module.named_parameters(remove_duplicate=False):
+        if {name, of := named[id(tensor)]} <= set(wanted) and name != of:
+            raise ContractError(f"parameter {name} is tied to {of}; in the reference it is one of its own")
 
 
 def _same_names(got: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

@@ -50,7 +50,15 @@ class Reference:
         case = self.case.resized({"b": b, "n": n})
         named = {tensor.name for tensor in self.spec.given(case)}
         exact = {name: tensor.double().cpu() for name, tensor in self.weights.items() if name in named}
-        truth = self.spec.reference(Bunch({**exact, "ids": ids.cpu()}), case)
+        try:
+            truth = self.spec.reference(Bunch({**exact, "ids": ids.cpu()}), case)
+        except RuntimeError as error:
+            if n <= (t := case.values.get("t", n)):
+                raise
+            raise ContractError(
+                f"it answers {n:,} tokens, of which its spec says nothing: that ends at t = {t}"
+                "\n  a model that cannot read so many raises harness.Unsupported"
+            ) from error
         answer = judge.by_the_digits(self.spec, case, truth, {"logits": said.cpu()})
         if answer.outcome != OK:
             raise ContractError(f"as it is measured, it does not compute what its spec says of {n:,} tokens\n{answer.note}")

@@ -76,6 +76,13 @@ def test_what_goes_from_step_to_step_past_the_state_is_of_the_wrong_text():
         asking.stepped_in_turn(torch.nn.Linear(1, 1), ids, ids)
 
 
+def test_a_mixer_without_a_step_is_that_of_a_model_which_steps_otherwise():
+    """Specs give the name `mixer`: who claims one cannot choose another."""
+    model = Leaky(honest=True)
+    model.mixer = torch.nn.Linear(1, 1)
+    asking.check_stepwise(model)
+
+
 class Handing(torch.nn.Module):
     """Counts tokens in a state of which it hands on the number alone, or all of it."""
 

@@ -74,6 +74,20 @@ def test_parameters_are_those_of_the_reference(got: dict[str, Any], said: str):
         _same_names(got, {"a": (2,), "b": (3,)})
 
 
+def test_tied_parameters_are_not_said_to_be_absent():
+    spec = catalogue.load_spec("transformer_learned")
+    model = catalogue.load(catalogue.implementation("transformer_learned", "torch_sdpa").path)
+
+    def tied(case):
+        made = model.prepare(case)
+        made.head.weight = made.embedding.weight
+        return made
+
+    case = spec.case("one_token")
+    with pytest.raises(ContractError, match="is tied to embedding"):
+        Implementation(spec, tied, {}, gradients=False).outputs(spec.inputs(case), case)
+
+
 @pytest.mark.parametrize(
     ("cell", "said"),
     [

@@ -138,6 +138,15 @@ def test_rows_that_hang_on_one_another_by_definition_are_held_against_the_refere
         Watched(model, "cpu", Reference(spec, case, others))(ids)
 
 
+def test_who_goes_on_where_its_spec_ends_is_told_to_raise_unsupported():
+    """Learned positions that are clamped: the reference has no row to add."""
+    model, spec, case = trained("transformer_learned", "torch_sdpa")
+    ids, weights = torch.randint(0, case.v, (1, case.t + 1)), model.state_dict()
+    model.positions.forward = lambda start, stop: weights["positions.weight"][torch.arange(start, stop).clamp(max=case.t - 1)]
+    with pytest.raises(ContractError, match=f"ends at t = {case.t}\n.* raises harness.Unsupported"):
+        Watched(model, "cpu", Reference(spec, case, weights))(ids)
+
+
 def test_what_no_spec_defines_has_no_reference():
     model, spec, case = trained("language_model", "running_mean")
     Watched(model, "cpu", Reference(spec, case, {}))(torch.randint(0, case.v, (2, 40)))

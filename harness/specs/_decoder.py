@@ -20,6 +20,7 @@ CASES = {
     "long": {"n": 150, "b": 1, "l": 1},
     "one_head": {"h": 1, "d": 12},
     "three_layers": {"l": 3, "n": 19, "b": 1},
+    "six_layers": {"l": 6, "n": 19, "b": 1, "h": 2, "d": 8, "f": 8},  # every fourth layer, or every sixth, is of another kind
     "wide_heads": {"h": 2, "d": 96, "n": 11, "l": 1},
 }
 PARAMETERS = """
@@ -135,7 +136,7 @@ def large(x: Bunch, case: Case, rng: torch.Generator) -> dict[str, Tensor]:
     return raised(x, 7 / case.d, "mixer.q.weight", "mixer.k.weight")
 
 
-def raised(x: Bunch, by: float, *weights: str) -> dict[str, Tensor]:
+def raised(x: Bunch, by: float | Tensor, *weights: str) -> dict[str, Tensor]:
     """What mixers read raised by one, and their weights of these names by so much: what they make of it is large everywhere."""
     read = {name: x[name] + 1 for name in x if name.endswith("norm1.bias")}
     return read | {name: x[name] + by for name in x if name.endswith(weights)}

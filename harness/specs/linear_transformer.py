@@ -5,6 +5,8 @@ denominator. No positions are added, as in `transformer_nope` (the paper's image
 the past as a set, and there is no longest input. The skeleton is `_decoder`, with GELU and norms where the paper has its own.
 """
 
+from itertools import count
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,8 +18,8 @@ from harness.specs._transformer import NO_POSITIONS, give_set_law, transformer
 from harness.specs.linear_attention import feature, linear_attention
 from harness.specs.rotary import rotary
 
-# Sums that are replaced, not carried, at the second of two chunks of 128, or are those of another row or head.
-FAR = {**CASES, "beyond_two_chunks": {"n": 270, "b": 2, "l": 1, "h": 2, "d": 8, "f": 8, "v": 5}}
+# Sums that are replaced, not carried, at the second of two chunks of 128, or are those of another row, head or layer.
+FAR = {**CASES, "beyond_two_chunks": {"n": 270, "b": 2, "l": 2, "h": 2, "d": 8, "f": 8, "v": 5}}
 
 
 @spec(CONTRACT, parameters=PARAMETERS, cases=FAR, **SIZES)
@@ -44,6 +46,13 @@ def sharp(x: Bunch, case: Case, rng: torch.Generator):
     """As in the other models, and one feature of the values is zero."""
     used = (torch.arange(case.d) > 0)[:, None]
     return _decoder.sharp(x, case, rng) | {name: t * used for name, t in x.items() if name.endswith("mixer.v.weight")}
+
+
+@linear_transformer.family
+def large(x: Bunch, case: Case, rng: torch.Generator):
+    """Features of the first half of q and k are large, the others next to nothing: what is added to a denominator shows."""
+    sign = torch.where(torch.arange(case.d) < case.d / 2, 1.0, -1.0)[:, None]
+    return _decoder.raised(x, 7 / case.d * sign, "mixer.q.weight", "mixer.k.weight")
 
 
 def _mistaken(name: str, weights, normalise=lambda weight: weight.sum(-1, keepdim=True)) -> None:
@@ -78,6 +87,7 @@ _mistaken("the outputs are not normalised", _of_features(feature), lambda weight
 _mistaken(
     "the outputs are divided by the number of keys", _of_features(feature), lambda weight: (weight > 0).sum(-1, keepdim=True)
 )
+_mistaken("1e-6 is added to the denominator", _of_features(feature), lambda weight: weight.sum(-1, keepdim=True) + 1e-6)
 _mistaken("the feature map is relu(x) + 1", _of_features(lambda x: F.relu(x) + 1))
 _mistaken("the feature map is the exponential", _of_features(torch.exp))
 _mistaken("keys go in without the feature map", _of_features(feature, lambda k: k))
@@ -85,6 +95,19 @@ _mistaken(
     "queries are scaled by d^-1/2 before the feature map", _of_features(lambda q: feature(q * q.shape[-1] ** -0.5), feature)
 )
 _mistaken("rotary positions turn features", _of_features(lambda x: _turned(feature(x))), lambda weight: 10.0)
+
+
+@linear_transformer.mistake("layers after the first forget what is before 128 tokens")
+def _(ids, parameters, *, h):
+    layer = count()
+
+    def mix(x, project):
+        q, k, v = (split(project(x, name), h) for name in "qkv")
+        chunk = torch.arange(x.shape[1]) // (128 if next(layer) else x.shape[1])
+        weight = (feature(q) @ feature(k).mT).tril() * (chunk[:, None] == chunk)
+        return project(join(weight @ v / weight.sum(-1, keepdim=True)), "o")
+
+    return decoder(ids, parameters, mix)
 
 
 @linear_transformer.mistake("attention is that of softmax")

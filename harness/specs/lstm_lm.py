@@ -27,6 +27,7 @@ CASES = {
     "plain": {},
     "one_token": {"n": 1},
     "long": {"n": 140, "b": 1, "l": 1},  # a state that is lost between chunks
+    "beyond_a_chunk": {"n": 140, "b": 2, "l": 2, "d": 8, "f": 8, "v": 5},  # a state that is another row's or layer's there
     "three_layers": {"l": 3, "n": 9, "b": 1},
     "wide": {"d": 80, "n": 7, "l": 1},
     "narrow": {"d": 3},
@@ -92,3 +93,15 @@ def _(ids, parameters):
         return out, *state
 
     return _with(ids, parameters, handed_on)
+
+
+@lstm_lm.mistake("after 64 tokens a row goes on from the state of another")
+def _(ids, parameters):
+    def exchanged(x, past, cell, **weights):
+        first, *state = lstm(x[:, :64], past, cell, **weights)
+        if x.shape[1] <= 64:
+            return first, *state
+        rest, *state = lstm(x[:, 64:], *(each.flip(0) for each in state), **weights)
+        return torch.cat([first, rest], 1), *state
+
+    return _with(ids, parameters, exchanged)

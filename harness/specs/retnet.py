@@ -9,6 +9,8 @@ Where the paper and libraries disagree, this side is taken:
 - Values are as wide as keys; the paper's are twice as wide. The feed-forward part is GELU, as in the first version.
 """
 
+from itertools import count
+
 import torch
 from torch import Tensor
 
@@ -21,11 +23,11 @@ from harness.specs.rotary import rotate
 WITH_GATE = PARAMETERS + "blocks.*.mixer.gate.weight[d d]"
 
 
-# A state that is lost, or is another row's or head's, between chunks of up to 512; with so many logits the audit asks it after
-# smaller cases. And decays beyond those of eight heads.
+# A state that is lost, or is another row's, head's or layer's, between chunks of up to 512; with so many logits the audit asks it
+# after smaller cases. And decays beyond those of eight heads.
 FAR = {
     **CASES,
-    "beyond_a_chunk": {"n": 530, "b": 2, "l": 1, "h": 2, "d": 8, "f": 8, "v": 128},
+    "beyond_a_chunk": {"n": 530, "b": 2, "l": 2, "h": 2, "d": 8, "f": 8, "v": 128},
     "many_heads": {"n": 40, "b": 1, "l": 1, "h": 12, "d": 48, "f": 8},
 }
 
@@ -114,6 +116,18 @@ def _(ids, parameters, *, h):
         return retention(q, k, v, past + 1, decay)
 
     return _with(ids, parameters, h, retain=from_ones)
+
+
+@retnet.mistake("layers after the first forget what is 512 tokens back")
+def _(ids, parameters, *, h):
+    layer = count()
+
+    def in_pieces(q, k, v, past, decay):
+        size = 512 if next(layer) else q.shape[2]
+        pieces = zip(*(x.split(size, 2) for x in (q, k, v)), strict=True)
+        return torch.cat([retention(*piece, past, decay)[0] for piece in pieces], 2), past
+
+    return _with(ids, parameters, h, retain=in_pieces)
 
 
 @retnet.mistake("all heads decay like the first")

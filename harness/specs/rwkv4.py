@@ -35,7 +35,9 @@ CASES = {
     "one_token": {"n": 1},
     "two_tokens": {"n": 2},
     "long": {"n": 140, "b": 1, "l": 1},  # a state that is replaced, not carried, at the second of two chunks of 64
+    "beyond_a_chunk": {"n": 140, "b": 2, "l": 2, "d": 8, "f": 8, "v": 5},  # a state that is another row's or layer's there
     "three_layers": {"l": 3, "n": 9, "b": 1},
+    "seven_layers": {"l": 7, "n": 9, "b": 1, "d": 8, "f": 8},  # a stream that is halved after six, and weights are not
     "wide": {"d": 80, "n": 7, "l": 1},
 }
 NOBODY = -1e30  # the logarithm of a weight that stands for no past
@@ -115,9 +117,11 @@ def normal(x: Bunch, case: Case, rng: torch.Generator):
 
 @rwkv4.family
 def large(x: Bunch, case: Case, rng: torch.Generator):
-    """Keys beyond what an exponential can hold, all of them, the first too, which has no token before it to be mixed with."""
+    """Keys beyond what an exponential can hold, in every other channel far below zero; all of them, the first too, which has no
+    token before it to be mixed with."""
     unmixed = {name: 1 + 0 * x[name] for name in x if name.endswith("mixer.mix_k")}
-    return unmixed | raised(x, 200 / case.d, "mixer.k.weight")
+    sign = 1.0 - 2 * (torch.arange(case.d) % 2)[:, None]
+    return unmixed | raised(x, 200 / case.d * sign, "mixer.k.weight")
 
 
 def _without_maximum(k, v, decay, bonus, mean, weight):
@@ -152,11 +156,23 @@ def _past_of_zeros(k, v, decay, bonus, mean, weight):
     return wkv(k, v, decay, bonus, mean, 0 * mean)
 
 
+def _of_another_row(k, v, decay, bonus, mean, weight):
+    first, *state = wkv(k[:, :64], v[:, :64], decay, bonus, mean, weight)
+    rest, *state = wkv(k[:, 64:], v[:, 64:], decay, bonus, *(each.flip(0) for each in state))
+    return torch.cat([first, rest], 1), *state
+
+
+def _faint_past(k, v, decay, bonus, mean, weight):
+    return wkv(k, v, decay, bonus, mean, 0 * mean - 60)
+
+
 _mistaken("sees the future", mean=_sees_the_future)
 _mistaken("the newest of the past has faded once", mean=_late)
 _mistaken("the current token has no bonus", mean=_no_bonus)
 _mistaken("the decay is not put through the exponential", mean=_decay_is_w)
 _mistaken("the past begins with a zero that weighs one", mean=_past_of_zeros)
+_mistaken("the past begins with a zero that weighs e^-60", mean=_faint_past)
+_mistaken("after 64 tokens a row goes on from the state of another", mean=_of_another_row)
 _mistaken("the decay learns nothing", mean=lambda k, v, decay, *rest: wkv(k, v, decay.detach(), *rest))
 _mistaken("keys are exponentiated as they are", mean=_without_maximum)
 _mistaken("nothing is shifted", shift=lambda x: x)
@@ -170,3 +186,10 @@ _mistaken("no norm follows the embedding", first=lambda x, parameters, name: x)
 @rwkv4.mistake("the shares of a token and of the one before are exchanged")
 def _(ids, parameters):
     return _with(ids, {name: 1 - tensor if ".mix_" in name else tensor for name, tensor in parameters.items()})
+
+
+@rwkv4.mistake("the stream is halved after six layers")
+def _(ids, parameters):
+    """What is added to it then counts twice."""
+    after = ("blocks.6.mixer.o.weight", "blocks.6.feed.down.weight")
+    return _with(ids, {name: 2 * tensor if name in after else tensor for name, tensor in parameters.items()})

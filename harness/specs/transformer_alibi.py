@@ -11,8 +11,11 @@ from harness.specs._decoder import CASES, CONTRACT, PARAMETERS, SIZES, decoder, 
 from harness.specs.alibi import alibi, slopes
 from harness.specs.attention import attention
 
+# Of more than eight heads, slopes between whole powers of two.
+MORE_HEADS = {**CASES, "six_heads": {"h": 6, "d": 24}, "twelve_heads": {"h": 12, "d": 24, "f": 8, "b": 1, "l": 1}}
 
-@spec(CONTRACT, parameters=PARAMETERS, cases={**CASES, "six_heads": {"h": 6, "d": 24}}, **SIZES)
+
+@spec(CONTRACT, parameters=PARAMETERS, cases=MORE_HEADS, **SIZES)
 def transformer_alibi(ids: Tensor, parameters: dict[str, Tensor], *, h: int = 4) -> Tensor:
     position = torch.arange(ids.shape[1], device=ids.device)
     return _with(ids, parameters, h, alibi(position, position, h=h))
@@ -69,6 +72,11 @@ def _(ids, parameters, *, h):
 @transformer_alibi.mistake("all heads have the first slope")
 def _(ids, parameters, *, h):
     return _with(ids, parameters, h, _bias(ids, h)[:1])
+
+
+@transformer_alibi.mistake("heads beyond the eighth have its slope")
+def _(ids, parameters, *, h):
+    return _with(ids, parameters, h, _bias(ids, h)[torch.arange(h).clamp(max=7)])
 
 
 @transformer_alibi.mistake("slopes are given to the heads in reverse")

@@ -45,6 +45,7 @@ BLOCK = 64
 # In float32 whatever dtype is tested, which says that they are frozen.
 FROZEN = re.sub(r"((?:mixer\.\w|up|down)\.weight\[. .\])", r"\1:float32", PARAMETERS)
 SMALL = {"b": 1, "n": 11, "l": 1}
+OUTLIERS = {"b": 2, "n": 5, "l": 1, "threshold": 2.0}  # features that have one in one of two texts
 INT8 = ("llm_int8", "llm_int8_codes")  # they round what they multiply with matrices too
 
 
@@ -57,13 +58,14 @@ INT8 = ("llm_int8", "llm_int8_codes")  # they round what they multiply with matr
         "one_head": {"h": 1, "d": 12},  # blocks of 64 go across rows
         "nf4_double": {"scheme": "nf4_double"},
         "nf4_double_deep": {"scheme": "nf4_double", "l": 3, "n": 19, "b": 1},
+        "nf4_double_wide": {"scheme": "nf4_double", "b": 1, "n": 3, "l": 1, "h": 2, "d": 16, "f": 1040},  # 260 magnitudes
         "absmax_int4": {"scheme": "absmax_int4"},
         "absmax_int4_one_head": {"scheme": "absmax_int4", "h": 1, "d": 12},
         "llm_int8": {"scheme": "llm_int8", **SMALL},
-        "llm_int8_outliers": {"scheme": "llm_int8", "threshold": 2.0, **SMALL},
+        "llm_int8_outliers": {"scheme": "llm_int8", **OUTLIERS},
         "llm_int8_two_layers": {"scheme": "llm_int8", "b": 1, "n": 7},
         "llm_int8_codes": {"scheme": "llm_int8_codes", **SMALL},
-        "llm_int8_codes_outliers": {"scheme": "llm_int8_codes", "threshold": 2.0, **SMALL},
+        "llm_int8_codes_outliers": {"scheme": "llm_int8_codes", **OUTLIERS},
     },
     **SIZES,
 )
@@ -240,11 +242,17 @@ _mistake(
 )
 _mistake("blocks are of 32", weight_of=_of_4_bits(lambda scheme: _in_blocks_of_32(scheme)))
 _mistake("magnitudes are quantized twice, or not at all", weight_of=_instead(nf4="nf4_double", nf4_double="nf4"))
+_mistake("deviations of magnitudes are of the whole matrix", weight_of=lambda scheme: _with_one_deviation(scheme))
 _mistake("there are 16 levels on either side", weight_of=_of_4_bits(lambda scheme: lambda w: absmax(w, 8)))
 _mistake("outliers are rounded too", multiply=lambda scheme: lambda x, w, threshold: llm_int8(x, w, threshold=1e9))
 _mistake("activations are not rounded", multiply=lambda scheme: _weights_only)
+_mistake("outlier features are found in each text alone", multiply=lambda scheme: _text_by_text)
 _mistake("weights of outlier features are as they were", weight_of=_instead(llm_int8_codes="llm_int8"))
 _mistake("weights of outlier features come back from their codes", weight_of=_instead(llm_int8="llm_int8_codes"))
+
+
+def _text_by_text(x, w, threshold):
+    return torch.cat([llm_int8(text, w, threshold=threshold)[0] for text in x.split(OUTLIERS["n"])]), x
 
 
 def _exact(x, w, threshold):
@@ -268,3 +276,18 @@ def _whole_int8(x, w, threshold):
 def _in_blocks_of_32(scheme):
     double = scheme == "nf4_double"
     return lambda w: by_nf4.nf4(w, w, block=32, double=double)[2]
+
+
+def _with_one_deviation(scheme):
+    if scheme != "nf4_double":
+        return weights_in[scheme]
+    values = by_nf4.dynamic_map()
+
+    def weight_of(w):
+        magnitude = by_nf4.cut(w, BLOCK).abs().amax(-1, keepdim=True)
+        mean = magnitude.mean()
+        largest = (magnitude - mean).abs().max()
+        kept = values[by_nf4.nearest((magnitude - mean) / largest, values)] * largest + mean
+        return by_nf4.joined(by_nf4.cut(weights_in["nf4"](w), BLOCK) / magnitude * kept, w)
+
+    return weight_of

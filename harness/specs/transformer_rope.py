@@ -4,6 +4,8 @@ Rotary positions with adjacent pairs and base 10000 in every layer, on queries a
 added to the embedding. The skeleton is `_decoder`.
 """
 
+from itertools import count
+
 import torch
 from torch import Tensor
 
@@ -53,6 +55,12 @@ def _(ids, parameters, *, h):
 @transformer_rope.mistake("has no positions")
 def _(ids, parameters, *, h):
     return _wrong(ids, parameters, h, turn=lambda x, position: x)
+
+
+@transformer_rope.mistake("every fourth layer has no positions")
+def _(ids, parameters, *, h):
+    asked = count()  # it is asked for queries and for keys of each layer
+    return _wrong(ids, parameters, h, turn=lambda x, position: x if next(asked) // 2 % 4 == 3 else rotary(x, position))
 
 
 @transformer_rope.mistake("values are turned too")

@@ -7,12 +7,15 @@ Where papers and libraries disagree, this side is taken:
 - Positions are rotary, those of `transformer_rope`. Nothing else is seen: no first tokens are kept. The skeleton is `_decoder`.
 """
 
+from itertools import count
+
 import torch
 from torch import Tensor
 
 from harness.spec import Bunch, Case, spec
-from harness.specs._decoder import CASES, CONTRACT, PARAMETERS, SIZES, give_laws, give_work
+from harness.specs._decoder import CASES, CONTRACT, PARAMETERS, SIZES, decoder, give_laws, give_work, join, split
 from harness.specs._transformer import NO_POSITIONS, transformer
+from harness.specs.attention import attention
 from harness.specs.rotary import rotary
 
 WITH_WINDOWS = {**CASES, "window_of_one": {"t": 2}, "odd_window": {"t": 11}, "wider_than_the_input": {"t": 100}}
@@ -98,6 +101,20 @@ def _(ids, parameters, *, h, t):
     step = torch.arange(n)
     hidden = (step[:, None] - step >= t // 2) & (step > 0)
     return _with(ids, parameters, h, 0, visibility="causal", bias=torch.where(hidden, -1e4, 0.0).double().expand(h, n, n))
+
+
+@transformer_window.mistake("every sixth layer sees the whole past")
+def _(ids, parameters, *, h, t):
+    layer = count(1)
+
+    def mix(x, project):
+        place = torch.arange(x.shape[1])
+        window = t // 2 if next(layer) % 6 else len(place)
+        q, k, v = (split(project(x, name), h) for name in "qkv")
+        out = attention(rotary(q, place), rotary(k, place), v, visibility="sliding_window", window=window)
+        return project(join(out), "o")
+
+    return decoder(ids, parameters, mix)
 
 
 @transformer_window.mistake("has no positions")

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 
@@ -90,6 +91,14 @@ def test_what_cannot_be_balanced_is_refused(evaluate, solver):
         evaluate(solver(), ["sentiment_words_flipped_25"], 4)
     with pytest.raises(ValueError, match="Take a multiple of 2, at most 128"):
         evaluate(solver(), ["sentiment_words_gold"], 3)
+
+
+def test_the_commands_of_the_readme_can_be_balanced():
+    """Tasks of flipped labels by quarters, which their group has, take a multiple of 8."""
+    told = (TASKS.parents[2] / "README.md").read_text()
+    shots = re.findall(r"--tasks \S*sentiment_words[ ,].*--num_fewshot (\d+)", told)
+    assert shots
+    assert all(int(many) % 8 == 0 for many in shots)
 
 
 def test_asked_and_shown_words_share_no_stem_and_are_the_same_everywhere():
