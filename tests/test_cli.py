@@ -232,6 +232,8 @@ def test_an_edited_implementation_is_asked_again(tmp_path: Path):
     assert "(0 from the store)" in harness(*words, cwd=tmp_path).stdout
     assert "(1 from the store)" in harness(*words, cwd=tmp_path).stdout
     (tmp_path / "mine.py").write_text(WRONG + "\n# another thought\n")
+    assert "(1 from the store)" in harness(*words, cwd=tmp_path).stdout, "a comment changes nothing"
+    (tmp_path / "mine.py").write_text(WRONG + "\nanother = 'fact'\n")
     assert "(0 from the store)" in harness(*words, cwd=tmp_path).stdout
 
 
