@@ -133,7 +133,7 @@ EQUIVALENT = (
         "absmax: w.abs().amax(-1, keepdim=True) -> w.abs().amax(1, keepdim=True)": _TWO_AXES,
         "weights_in: _normal_float(w, double=True) -> _normal_float(w, double=False), bfloat16": _SECOND,
         "weights_in: absmax(w, 127) -> absmax(w, 128), bfloat16": _LEVEL,
-        "weights_in: absmax(w, 127) -> absmax(w, 126), bfloat16": _LEVEL,
+        "deviations of magnitudes are of the whole matrix, bfloat16": _SECOND,
         "weights of outlier features are as they were, bfloat16": _LEVEL,
         "weights of outlier features come back from their codes, bfloat16": _LEVEL,
     }
