@@ -114,7 +114,7 @@ def _narrower(own: Sequence[Record]) -> str:
     never = [dtype for dtype, found in outcomes.items() if CRASHED not in found != {UNSUPPORTED}]
     if not always or not never:
         return ""
-    claim = "".join(f'"{dtype}", ' for dtype in never).rstrip()
+    claim = ", ".join(f'"{dtype}"' for dtype in never) + "," * (len(never) == 1)
     return f"\n  {' and '.join(always)}: every cell; if it is made for {' and '.join(never)} alone, say so: dtypes = ({claim})"
 
 

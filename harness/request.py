@@ -84,7 +84,8 @@ class Request:
         """The cells to be asked here, the records of those that are answered, and about how long each of the former takes."""
         if (threads := self.selection.settings.get("threads", 0)) > machine.cores():
             raise plan.WrongRequest(f"threads={threads}, but {machine.cores()} cores are seen here; threads=0 takes all of them")
-        stored = self.read()
+        specs = {cell.spec for cell in self.cells}
+        stored = [record for record in self.read() if record.cell.spec in specs]
         todo, answered = plan.unanswered(self.cells, self.suite, [] if self.selection.words["rerun"] else stored)
         return todo, answered, plan.seconds([cell for cell, _ in todo], self.suite, stored)
 
