@@ -194,10 +194,10 @@ class Machine(TorchDispatchMode):
     An `exact` machine errs nowhere: it learns how large a run is (`largest`), and whether something is made of no input
     (`drawn_once`)."""
 
-    def __init__(self, dtype: torch.dtype, generator: torch.Generator, intermediates: bool = False, nearest: bool = False):
+    def __init__(self, dtype: torch.dtype, generator: torch.Generator, intermediates: bool = False):
         super().__init__()
-        self.dtype, self.generator, self.intermediates, self.nearest = dtype, generator, intermediates, nearest
-        self.exact = False
+        self.dtype, self.generator, self.intermediates = dtype, generator, intermediates
+        self.exact = self.nearest = False
         self.largest = 1
         self.drawn_once = False
         self.unknown: set[str] = set()
@@ -419,18 +419,11 @@ def truth(function: Function, x: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach() for name, value in function(_double(x)).items()}
 
 
-def spread(
-    function: Function,
-    x: dict[str, Tensor],
-    dtype: torch.dtype,
-    *,
-    seed: int,
-    samples: int = SAMPLES,
-    intermediates: bool = False,
-    nearest: bool = False,
-) -> dict[str, Tensor]:
-    """[samples, ...] float64 per output: what the modelled machine may return. Infinite where `dtype` overflows."""
-    return truth_and_spread(function, x, dtype, seed=seed, samples=samples, intermediates=intermediates, nearest=nearest)[1]
+def spread(function: Function, x: dict[str, Tensor], dtype: torch.dtype, **words: Any) -> dict[str, Tensor]:
+    """[samples, ...] float64 per output: what the modelled machine may return. Infinite where `dtype` overflows.
+
+    `words` are those of `truth_and_spread`."""
+    return truth_and_spread(function, x, dtype, **words)[1]
 
 
 def truth_and_spread(
@@ -441,23 +434,37 @@ def truth_and_spread(
     seed: int,
     samples: int = SAMPLES,
     intermediates: bool = False,
-    nearest: bool = False,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """`truth` and `spread`, with no more runs of the function than both together need."""
     x = _double(x)
-    batched = {name: 0 if value.is_floating_point() else None for name, value in x.items()}
-    device = next(iter(x.values())).device
-    machine = Machine(dtype, torch.Generator(device).manual_seed(seed), intermediates, nearest)
+    machine = _seeded(x, dtype, seed, intermediates)
+    exact = _surveyed(function, x, machine)
+    return exact, _drawn(function, x, samples, machine)
+
+
+def _seeded(x: dict[str, Tensor], dtype: torch.dtype, seed: int, intermediates: bool) -> Machine:
+    """A machine for these inputs."""
+    return Machine(dtype, torch.Generator(next(iter(x.values())).device).manual_seed(seed), intermediates)
+
+
+def _surveyed(function: Function, x: dict[str, Tensor], machine: Machine) -> dict[str, Tensor]:
+    """What the function gives exactly; the machine learns from that run how it may draw."""
     machine.exact = True
     with machine:
         exact = {name: value.detach() for name, value in function(x).items()}
     machine.exact = False
+    return exact
+
+
+def _drawn(function: Function, x: dict[str, Tensor], samples: int, machine: Machine) -> dict[str, Tensor]:
+    """So many runs on the machine, which has surveyed the function."""
+    batched = {name: 0 if value.is_floating_point() else None for name, value in x.items()}
     # What the function makes without its inputs (angles, decays) is drawn once a chunk: then there are four chunks or more.
     size = max(1, min(samples // 4 if machine.drawn_once else samples, CHUNK_ELEMENTS // machine.largest))
     if not any(dim == 0 for dim in batched.values()):
         size = 1
     drawn = [_draw(function, x, batched, min(size, samples - done), machine) for done in range(0, samples, size)]
-    return exact, {name: torch.cat([part[name] for part in drawn]) for name in drawn[0]}
+    return {name: torch.cat([part[name] for part in drawn]) for name in drawn[0]}
 
 
 def _draw(
@@ -481,20 +488,12 @@ def _stored(value: Tensor, machine: Machine) -> Tensor:
     return torch.where(value.abs() > torch.finfo(machine.dtype).max, value.sign() * math.inf, value)
 
 
-def budget(
-    function: Function,
-    x: dict[str, Tensor],
-    dtype: torch.dtype,
-    *,
-    seed: int,
-    samples: int = SAMPLES,
-    intermediates: bool = False,
-) -> dict[str, Tensor]:
+def budget(function: Function, x: dict[str, Tensor], dtype: torch.dtype, **words: Any) -> dict[str, Tensor]:
     """Per element of each output, the RMS deviation of `spread` from `truth`, float64. Infinite where `dtype` overflows.
 
     Of code with intermediates in the tested dtype, whichever is larger: that with noise, or that with true rounding, of which a
-    quarter of the samples is enough, since little of it is drawn."""
-    return truth_and_budget(function, x, dtype, seed=seed, samples=samples, intermediates=intermediates)[1]
+    quarter of the samples is enough, since little of it is drawn. `words` are those of `truth_and_budget`."""
+    return truth_and_budget(function, x, dtype, **words)[1]
 
 
 def truth_and_budget(
@@ -507,12 +506,16 @@ def truth_and_budget(
     intermediates: bool = False,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """`truth` and `budget`, with no more runs of the function than both together need."""
-    exact, found = truth_and_spread(function, x, dtype, seed=seed, samples=samples, intermediates=intermediates)
-    lost = _deviations(found, exact)
+    x = _double(x)
+    machine = _seeded(x, dtype, seed, intermediates)
+    exact = _surveyed(function, x, machine)
+    lost = _deviations(_drawn(function, x, samples, machine), exact)
     if intermediates:
-        rounded = spread(function, x, dtype, seed=seed, samples=samples // 4, intermediates=True, nearest=True)
+        machine.nearest = True
+        machine.generator.manual_seed(seed)
+        rounded = _deviations(_drawn(function, x, samples // 4, machine), exact)
         # Where true rounding leaves 0 / 0, it says nothing.
-        lost = {name: torch.fmax(lost[name], other) for name, other in _deviations(rounded, exact).items()}
+        lost = {name: torch.fmax(lost[name], rounded[name]) for name in lost}
     return exact, lost
 
 
