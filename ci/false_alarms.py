@@ -30,7 +30,7 @@ from harness import Unsupported, catalogue, machine, plan, request
 from harness.cell import Cell
 from harness.implementation import Implementation
 from harness.plan import WrongRequest
-from harness.question import Question
+from harness.question import PLAIN, Question
 from harness.spec import DTYPES
 
 # Axes whose size is nobody's choice but the data's: batch, queries or steps, keys. Heads and widths come from the cases.
@@ -38,7 +38,7 @@ FREE = ("b", "n", "m")
 TRIES = 10
 LARGEST = 2**16
 KEY = ["code", "spec", "dtype"]
-PLAIN, CODE = "plain code", "implementations"
+CODE = "implementations"
 WORDS: dict[str, Any] = {"seeds": 200, "spec": "", "out": "", "first": 0, "impl": "*", "interpreted": 200}
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from harness import catalogue, machine, mutants, plan
-from harness.question import JUDGES, OURS, Question
+from harness.question import JUDGES, OURS, PLAIN, Question
 from harness.spec import DTYPES, Case, Mistake, Spec
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 # In this order one says more of a wrong function than another, where they differ between dtypes.
 STATUSES = ("equivalent", "caught", "survived")
-PLAIN = "plain code"
 DEFAULT = ("float32", "bfloat16")
 SURVIVED = "What survived"
 # Tables that only an audit in full makes.

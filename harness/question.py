@@ -12,6 +12,7 @@ from harness.implementation import Implementation
 from harness.spec import Bunch, Case, Mistake, Spec
 
 OURS = "the budget"
+PLAIN = "plain code"  # the reference itself, run in the tested dtype
 JUDGES = (OURS, *elsewhere.RULES)
 
 

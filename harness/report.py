@@ -98,18 +98,18 @@ def failures(records: Sequence[Record], again: str = "harness again {key}") -> s
     for record in records:
         if record.outcome not in (OK, UNSUPPORTED):
             failing.setdefault((record.cell.subject, record.outcome), []).append(record)
-    said = []
-    for (subject, outcome), group in failing.items():
-        own = [record for record in records if record.cell.subject == subject]
-        said.append(_failure(group, again) + (_narrower(own) if outcome == CRASHED else ""))
-    return "\n\n".join(said)
+    return "\n\n".join(
+        _failure(group, again) + (_narrower(subject, records) if outcome == CRASHED else "")
+        for (subject, outcome), group in failing.items()
+    )
 
 
-def _narrower(own: Sequence[Record]) -> str:
+def _narrower(subject: str, records: Sequence[Record]) -> str:
     """Advice to whom every cell of some dtype crashed, and none of them in another: its file may not claim the former."""
     outcomes: dict[str, set[str]] = {}
-    for record in own:
-        outcomes.setdefault(record.cell.dtype, set()).add(record.outcome)
+    for record in records:
+        if record.cell.subject == subject:
+            outcomes.setdefault(record.cell.dtype, set()).add(record.outcome)
     always = [dtype for dtype, found in outcomes.items() if CRASHED in found <= {CRASHED, UNSUPPORTED}]
     never = [dtype for dtype, found in outcomes.items() if CRASHED not in found != {UNSUPPORTED}]
     if not always or not never:

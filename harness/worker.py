@@ -164,5 +164,5 @@ def _place(error: BaseException) -> str:
     tested = [f for f in outside if not LIBRARIES.search(f.filename)]
     libraries = [f for f in outside if not LIBRARIES.sub("", f.filename).startswith("torch/")]
     frame = (tested or libraries or known or frames)[-1]
-    name = LIBRARIES.sub("", frame.filename) if LIBRARIES.search(frame.filename) else Path(frame.filename).name
-    return f"{name}:{frame.lineno} in {frame.name}"
+    within = LIBRARIES.sub("", frame.filename)
+    return f"{within if within != frame.filename else Path(within).name}:{frame.lineno} in {frame.name}"
