@@ -141,6 +141,7 @@ def tiles(kernel: str, q: Tensor, v: Tensor, added: bool) -> dict[str, int]:
 
 
 # Queries, keys, warps and stages for widths up to 64, 128 and 256, of 2 and of 4 bytes: as many as fit without spilling.
+# Of queries of width 256 a Hopper multiprocessor holds one block: with one stage two would fit, and spill, with 4 or 8 warps.
 TILES = {
     ("forward", 2): [(128, 64, 4, 3), (128, 64, 8, 2), (64, 32, 4, 2)],
     ("keys", 2): [(64, 128, 8, 2), (32, 128, 8, 2), (32, 32, 8, 2)],
