@@ -5,7 +5,7 @@ models at the sizes below, each with about as many parameters.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -37,13 +37,13 @@ SYMBOLS, TRAINED = 256, 128  # of language models: symbols, and the length that 
 def cells(selection: "Selection", suite: str, rounds: int = 1) -> Iterator[Cell]:
     """Cells in an order in which all implementations answer a question, each in a fresh process, before the next is asked."""
     told = {key: selection.settings[key] for key in ("scale", "threads")}
-    lengths = selection.chosen("length", map(str, SCALES[told["scale"]]["lengths"]))
+    lengths = _lengths(selection, SCALES[told["scale"]]["lengths"])
     for spec, case, dtype, form, batch in _questions(selection):
         asked = {"form": form, "batch": int(batch)}
         for seed, number in product(selection.seeds, range(rounds)):
             round_ = {"round": number} if rounds > 1 else {}
             for (name, variant), length in product(selection.contestants(spec), lengths):
-                settings = {**told, **asked, "length": int(length), **round_}
+                settings = {**told, **asked, "length": length, **round_}
                 yield Cell(suite, spec, name, variant, case, dtype, selection.device, seed, settings)
 
 
@@ -151,8 +151,17 @@ def _dtypes(selection: "Selection") -> Mapping[str, Any]:
     return DTYPES
 
 
+def _lengths(selection: "Selection", usual: Sequence[int]) -> Sequence[int]:
+    """Those of the scale, unless others are asked."""
+    return usual if selection.settings["length"] == "*" else sorted(_whole_numbers(selection, "length"))
+
+
 def _batches(spec: Spec, selection: "Selection") -> list[str]:
-    asked = list(dict.fromkeys(str(selection.settings["batch"]).split(",")))
-    if not all(batch.isdecimal() and int(batch) for batch in asked):
-        raise WrongRequest(f"batch={selection.settings['batch']} is no list of whole numbers, 1 or more, such as batch=1,8")
-    return [batch for batch in asked if batch == "1" or "b" in spec.contract.axes]
+    return [str(batch) for batch in _whole_numbers(selection, "batch") if batch == 1 or "b" in spec.contract.axes]
+
+
+def _whole_numbers(selection: "Selection", word: str) -> list[int]:
+    said = str(selection.settings[word])
+    if not all(number.isdecimal() and int(number) for number in said.split(",")):
+        raise WrongRequest(f"{word}={said} is no list of whole numbers, 1 or more, such as {word}=1,8")
+    return list(dict.fromkeys(map(int, said.split(","))))

@@ -144,6 +144,15 @@ def test_exactly_these_cells_interleaved():
     assert set(seeds) == {0, 1, 1000, 1001}, "no two rounds have the same inputs"
 
 
+def test_lengths_are_those_of_the_scale_or_any_that_are_asked():
+    lengths = lambda **words: {c.settings["length"] for c in planned(spec="rotary", impl="pairs", **words)}  # noqa: E731
+    assert lengths() == {16, 32, 64}
+    assert lengths(length="4096,1,16,16") == {1, 16, 4096}
+    for wrong in ("0", "abc", "64,", "1*", "-1"):
+        with pytest.raises(plan.WrongRequest, match="is no list of whole numbers, 1 or more"):
+            lengths(length=wrong)
+
+
 def test_one_round_says_no_number_and_memory_has_but_one():
     assert all("round" not in c.settings for c in planned(spec="rotary", rounds=1))
     memory = planned(suite="memory", spec="rotary")
