@@ -269,7 +269,10 @@ def kept(contestant: "Implementation", question: Question, answer: Any) -> Bunch
     outputs, gradients = answer
     named: dict[str, Tensor] = dict(contestant.named(outputs, question.case))
     if names := wanted(spec, question.case, question.form):
-        named |= {name + GRADIENT: g for name, g in zip(names, gradients, strict=True) if g is not None}
+        found = {name + GRADIENT: g for name, g in zip(names, gradients, strict=True) if g is not None}
+        if unlike := [f"{name} is a {type(g).__qualname__}" for name, g in found.items() if type(g) is not Tensor]:
+            raise ContractError(f"{unlike[0]}, not a torch.Tensor")
+        named |= found
     return Bunch({name: tensor.detach().cpu().clone() for name, tensor in named.items()})
 
 

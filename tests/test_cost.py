@@ -115,6 +115,24 @@ def test_what_an_output_is_not():
             cost.kept(contestant(run), asked, cost.calls(contestant(run), asked)(0)())
 
 
+def test_a_gradient_that_is_computed_when_it_is_read_is_none():
+    class Later(torch.Tensor):
+        pass
+
+    class Norm(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, *x):
+            return norm(*x)
+
+        @staticmethod
+        def backward(ctx, found):
+            return found.as_subclass(Later), found.sum((0, 1)), found.sum((0, 1))
+
+    asked = question(form="training")
+    with pytest.raises(ContractError, match=r"x\.grad is a .*Later, not a torch\.Tensor"):
+        cost.kept(contestant(Norm.apply), asked, cost.calls(contestant(Norm.apply), asked)(0)())
+
+
 def test_samples_are_kept_all_and_in_order(planted: list[float]):
     planted += [5.0, 4.0, 4.0, *(0.01 * i for i in range(1, 30))]  # warm-up ends with what brings little more
     values, _ = cost.timed(contestant(norm), question(), 0)
