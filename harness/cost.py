@@ -13,6 +13,7 @@ import copy
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -311,23 +312,39 @@ def _after_the_text(contestant: "Implementation", question: Question) -> tuple[A
     x = _given(contestant, question)
     model: Any = contestant.model(x, question.case)
     asking.check_stepwise(model)
+    return model, _read(model, x.ids.to(question.case.device))
+
+
+def _read(model: Any, ids: Tensor) -> Any:
+    """The state of a model when it has read a text."""
     state = None
-    for column in x.ids.to(question.case.device).unbind(1):
+    for column in ids.unbind(1):
         _, state = model.step(column, state)
-    return model, state
+    return state
 
 
 def _carried(contestant: "Implementation", question: Question) -> int:
-    """Bytes that a step hands to the next, as the tensors say: a model's state, or what the spec says that is carried."""
+    """Bytes that a step hands to the next: a model's state and what it keeps of the text beside it, or what the spec says that is
+    carried."""
     spec = contestant.spec
     if spec.of_modules:
         model, state = _after_the_text(contestant, question)
-        return memory.kept_alive(state, besides=[*model.parameters(), *model.buffers()])
+        own = memory.kept_alive(state, besides=[*model.parameters(), *model.buffers()])
+        return own + _beside(model, state, _given(contestant, question).ids.to(question.case.device))
     call = calls(contestant, question)(1)
     outputs = contestant.named(call()[0], question.case)
     carried = spec.costs.carried if spec.costs else ()
     given = {name: placed for name, (_, placed) in call.given.items()}
     return sum(t.numel() * t.element_size() for t in ({**given, **outputs}[name] for name in carried))
+
+
+@torch.no_grad()
+def _beside(model: Any, state: Any, ids: Tensor) -> int:
+    """Bytes that a step reads past its state after this text alone: tables and workspaces are read after others too."""
+    other = _read(model, ids.flip(1))
+    known = [*model.parameters(), *model.buffers(), *memory.tensors([state, other])]
+    own, of_other = (memory.touched(partial(model.step, ids[:, 0], of), known).kept for of in (state, other))
+    return sum(size for place, size in own.items() if place not in of_other)
 
 
 def _given(contestant: "Implementation", question: Question) -> Bunch:

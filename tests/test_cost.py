@@ -316,6 +316,25 @@ def test_what_a_model_keeps_beside_its_state_is_told():
     assert (values["state_bytes"], values["held_bytes"]) == (8, 4 * KIB)
 
 
+def test_what_is_kept_of_each_text_past_its_state_is_carried():
+    kept, table = list[torch.Tensor](), torch.ones(KIB)
+
+    class ByNumber(nn.Module):
+        def forward(self, ids):
+            return torch.zeros(*ids.shape, 5)
+
+        def step(self, ids, state):
+            before = torch.zeros(0) if state is None else kept[state]
+            kept.append(torch.cat([before, ids]))
+            return torch.zeros(len(ids), 5) + 0 * before.sum() + table[0], len(kept) - 1
+
+    spec = catalogue.load_spec("language_model")
+    case = spec.case("plain").resized({"b": 1, "n": 24, "v": 5})
+    asked = Question(case, "step", 24, 0)
+    values, _ = cost.weighed(Implementation(spec, lambda case: ByNumber(), {}, False), asked)
+    assert values["state_bytes"] == 24 * 4, "tokens of the text, without the table"
+
+
 def test_a_step_of_attention_carries_its_keys_and_values_and_retention_its_state():
     def attend(q, k, v):
         return torch.nn.functional.scaled_dot_product_attention(q, k, v)
