@@ -96,19 +96,21 @@ def asked(contestant: "Implementation", question: Question) -> tuple[dict[str, A
 
 def timed(contestant: "Implementation", question: Question, dice: int) -> tuple[dict[str, Any], Bunch]:
     """Seconds of each sample; the answers of two that follow each other, each pair being as likely as any other, to be read by
-    `of_sample`, and the number of the second. `lost_s`, a median, passes around a call and is none of its seconds."""
+    `of_sample`, and the number of the second. `lost_s`, a median, passes around a call and is none of its seconds; `at_once` says
+    on how many threads of this process it works, in the mean."""
     began, rolled = clock.now(), random.Random(dice)
     device = question.case.device
     make = calls(contestant, question)
     warmups = clock.warm(lambda: make(0), device)
     least = LEAST if min(warmups) < FEWEST_S else LEAST_SLOW
-    samples, lost = list[float](), list[float]()
+    samples, lost, worked = list[float](), list[float](), 0.0
     answer, answered, ends = Bunch(), Bunch(), False
     while len(samples) < least or (sum(samples) < ENOUGH_S and len(samples) < MOST):
         call = make(1 + len(samples))
-        here = clock.now()
+        before_s, here = clock.worked(), clock.now()
         took, given = clock.seconds_and_result(call, device)
         lost.append(clock.now() - here - took)
+        worked += clock.worked() - before_s
         samples.append(took)
         begins = rolled.randrange(len(samples)) == 0  # the pair for the judge; the next sample ends it
         if begins or ends:
@@ -121,7 +123,8 @@ def timed(contestant: "Implementation", question: Question, dice: int) -> tuple[
         del given, call
     per = _calls_in_one(contestant, question)
     values = {"seconds": [float(f"{s / per:.5g}") for s in samples], "checked": checked, "whole_s": clock.now() - began}
-    return values | {"lost_s": clock.middle(lost) / per, "steady": clock.steady(warmups)}, answered
+    around = {"lost_s": clock.middle(lost) / per, "at_once": worked / sum(samples)}
+    return values | around | {"steady": clock.steady(warmups)}, answered
 
 
 def of_sample(i: int, answered: Mapping[str, Tensor]) -> Bunch:

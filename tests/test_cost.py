@@ -192,6 +192,13 @@ def test_what_passes_around_a_call_uncounted_is_told(monkeypatch: pytest.MonkeyP
     assert cost.timed(slow, question(), 0)[0]["lost_s"] > 0.0015
 
 
+def test_on_how_many_threads_it_works_is_told_whoever_started_them(monkeypatch: pytest.MonkeyPatch):
+    slow = contestant(lambda *x: time.sleep(0.002) or norm(*x))
+    assert cost.timed(slow, question(), 0)[0]["at_once"] < 1, "it sleeps"
+    monkeypatch.setattr(clock, "worked", lambda: 2 * clock.now())
+    assert cost.timed(slow, question(), 0)[0]["at_once"] == pytest.approx(2, rel=0.1)
+
+
 def test_the_first_call_is_that_of_who_was_not_called_before(planted: list[float]):
     planted += [0.5, 7.0, 1.0]
     values, _ = cost.asked(contestant(norm), question())
