@@ -27,7 +27,7 @@ REPEATS = 3
 INSTRUMENTS = [(time, name) for name in ("time", "perf_counter", "perf_counter_ns", "monotonic", "process_time", "sleep")] + [
     (torch, name) for name in ("equal", "allclose", "isclose", "empty", "empty_like", "use_deterministic_algorithms")
 ]
-INSTRUMENTS += [(clock, name) for name in ("now", "seconds", "seconds_and_result", "warm")] + [(memory, "peak")]
+INSTRUMENTS += [(clock, name) for name in ("now", "worked", "seconds", "seconds_and_result", "warm")] + [(memory, "peak")]
 CPU = torch.device("cpu")
 BY_A_COPY = "every other step is made by a copy of the model: all that one step hands on must be in its state"
 # What holds for all of torch in a process, by the words for it: how it is read, and set.

@@ -13,6 +13,7 @@ import copy
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -95,19 +96,21 @@ def asked(contestant: "Implementation", question: Question) -> tuple[dict[str, A
 
 def timed(contestant: "Implementation", question: Question, dice: int) -> tuple[dict[str, Any], Bunch]:
     """Seconds of each sample; the answers of two that follow each other, each pair being as likely as any other, to be read by
-    `of_sample`, and the number of the second. `lost_s`, a median, passes around a call and is none of its seconds."""
+    `of_sample`, and the number of the second. `lost_s`, a median, passes around a call and is none of its seconds; `at_once` says
+    on how many threads of this process it works, in the mean."""
     began, rolled = clock.now(), random.Random(dice)
     device = question.case.device
     make = calls(contestant, question)
     warmups = clock.warm(lambda: make(0), device)
     least = LEAST if min(warmups) < FEWEST_S else LEAST_SLOW
-    samples, lost = list[float](), list[float]()
+    samples, lost, worked = list[float](), list[float](), 0.0
     answer, answered, ends = Bunch(), Bunch(), False
     while len(samples) < least or (sum(samples) < ENOUGH_S and len(samples) < MOST):
         call = make(1 + len(samples))
-        here = clock.now()
+        before_s, here = clock.worked(), clock.now()
         took, given = clock.seconds_and_result(call, device)
         lost.append(clock.now() - here - took)
+        worked += clock.worked() - before_s
         samples.append(took)
         begins = rolled.randrange(len(samples)) == 0  # the pair for the judge; the next sample ends it
         if begins or ends:
@@ -120,7 +123,8 @@ def timed(contestant: "Implementation", question: Question, dice: int) -> tuple[
         del given, call
     per = _calls_in_one(contestant, question)
     values = {"seconds": [float(f"{s / per:.5g}") for s in samples], "checked": checked, "whole_s": clock.now() - began}
-    return values | {"lost_s": clock.middle(lost) / per, "steady": clock.steady(warmups)}, answered
+    around = {"lost_s": clock.middle(lost) / per, "at_once": worked / sum(samples)}
+    return values | around | {"steady": clock.steady(warmups)}, answered
 
 
 def of_sample(i: int, answered: Mapping[str, Tensor]) -> Bunch:
@@ -269,7 +273,10 @@ def kept(contestant: "Implementation", question: Question, answer: Any) -> Bunch
     outputs, gradients = answer
     named: dict[str, Tensor] = dict(contestant.named(outputs, question.case))
     if names := wanted(spec, question.case, question.form):
-        named |= {name + GRADIENT: g for name, g in zip(names, gradients, strict=True) if g is not None}
+        found = {name + GRADIENT: g for name, g in zip(names, gradients, strict=True) if g is not None}
+        if unlike := [f"{name} is a {type(g).__qualname__}" for name, g in found.items() if type(g) is not Tensor]:
+            raise ContractError(f"{unlike[0]}, not a torch.Tensor")
+        named |= found
     return Bunch({name: tensor.detach().cpu().clone() for name, tensor in named.items()})
 
 
@@ -308,23 +315,39 @@ def _after_the_text(contestant: "Implementation", question: Question) -> tuple[A
     x = _given(contestant, question)
     model: Any = contestant.model(x, question.case)
     asking.check_stepwise(model)
+    return model, _read(model, x.ids.to(question.case.device))
+
+
+def _read(model: Any, ids: Tensor) -> Any:
+    """The state of a model when it has read a text."""
     state = None
-    for column in x.ids.to(question.case.device).unbind(1):
+    for column in ids.unbind(1):
         _, state = model.step(column, state)
-    return model, state
+    return state
 
 
 def _carried(contestant: "Implementation", question: Question) -> int:
-    """Bytes that a step hands to the next, as the tensors say: a model's state, or what the spec says that is carried."""
+    """Bytes that a step hands to the next: a model's state and what it keeps of the text beside it, or what the spec says that is
+    carried."""
     spec = contestant.spec
     if spec.of_modules:
         model, state = _after_the_text(contestant, question)
-        return memory.kept_alive(state, besides=[*model.parameters(), *model.buffers()])
+        own = memory.kept_alive(state, besides=[*model.parameters(), *model.buffers()])
+        return own + _beside(model, state, _given(contestant, question).ids.to(question.case.device))
     call = calls(contestant, question)(1)
     outputs = contestant.named(call()[0], question.case)
     carried = spec.costs.carried if spec.costs else ()
     given = {name: placed for name, (_, placed) in call.given.items()}
     return sum(t.numel() * t.element_size() for t in ({**given, **outputs}[name] for name in carried))
+
+
+@torch.no_grad()
+def _beside(model: Any, state: Any, ids: Tensor) -> int:
+    """Bytes that a step reads past its state after this text alone: tables and workspaces are read after others too."""
+    other = _read(model, ids.flip(1))
+    known = [*model.parameters(), *model.buffers(), *memory.tensors([state, other])]
+    own, of_other = (memory.touched(partial(model.step, ids[:, 0], of), known).kept for of in (state, other))
+    return sum(size for place, size in own.items() if place not in of_other)
 
 
 def _given(contestant: "Implementation", question: Question) -> Bunch:

@@ -1,6 +1,7 @@
 """Records of a cost as curves over length, one for each implementation, case, form and dtype: fitted, ranked and drawn."""
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -67,11 +68,12 @@ class Curve:
 
     @property
     def note(self) -> str:
-        """How the cells ended that have no number: said once for all lengths where it is the same."""
-        said = dict.fromkeys(r.in_brief for r in self.failed)
-        lengths = sorted({int(r.cell.settings["length"]) for r in self.failed})
+        """How the cells ended that have no number: said once where it is the same, or differs by numbers alone."""
+        by_length = sorted(self.failed, key=lambda r: int(r.cell.settings["length"]))
+        said = {re.sub(r"[-\d][\d,.]*", "", r.in_brief): r.in_brief for r in by_length}  # of the longest
+        lengths = list(dict.fromkeys(int(r.cell.settings["length"]) for r in by_length))
         where = f" (at {', '.join(f'{n:,}' for n in lengths)})" if said and self.good else ""
-        return "; ".join(said) + where
+        return "; ".join(said.values()) + where
 
     def declared(self, what: str) -> str:
         """The growth that the file of an operator declares (of time, step, memory, state); of a model, what its paper says."""

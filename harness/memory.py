@@ -17,10 +17,13 @@ import sys
 import tracemalloc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from enum import Enum
 from pathlib import Path
+from types import MemberDescriptorType
 from typing import Any
 
 CLEAR = Path("/proc/self/clear_refs")
+FEW = 1024  # bytes of numbers and texts in a state, such as a position and the name of a mode
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,13 +156,14 @@ def kept_alive(state: Any, besides: Any = ()) -> int:
     """Bytes of the tensors in a state, without those that live in `besides` (the model's parameters and buffers).
 
     A storage counts once, however many tensors share it, and whole, however small the view: so much cannot be freed. Reads
-    tuples, lists, dicts, dataclasses and objects with attributes, however nested. Numbers, texts, dtypes, devices and None count
-    nothing.
+    tuples, lists, dicts and attributes, also of tensors, however nested. Numbers and texts count where they are more than a few;
+    dtypes, devices and None count nothing.
     Raises TypeError for anything else, for its bytes are not known.
     """
     known = {tensor.untyped_storage()._cdata for tensor in tensors(besides)}
     storages = {storage._cdata: storage.nbytes() for storage in (tensor.untyped_storage() for tensor in tensors(state))}
-    return sum(size for address, size in storages.items() if address not in known)
+    plain = sum(part for part in _parts(state) if isinstance(part, int))
+    return sum(size for address, size in storages.items() if address not in known) + (plain if plain > FEW else 0)
 
 
 def of_module(module: Any, recurse: bool = True) -> list[Any]:
@@ -173,22 +177,41 @@ def of_module(module: Any, recurse: bool = True) -> list[Any]:
 
 def tensors(state: Any) -> Iterator[Any]:
     """Every tensor in a state, however nested."""
+    return (part for part in _parts(state) if not isinstance(part, int))
+
+
+def _parts(state: Any) -> Iterator[Any]:
+    """Every tensor in a state, and of each number and text its bytes."""
     from torch import Tensor, device, dtype
 
+    within = _attributes(state)
     if isinstance(state, Tensor):
         yield state
     elif isinstance(state, Mapping):
-        for value in state.values():
-            yield from tensors(value)
+        within = [*state, *state.values(), *within]
     elif isinstance(state, tuple | list):
-        for value in state:
-            yield from tensors(value)
-    elif dataclasses.is_dataclass(state) and not isinstance(state, type):
-        for each in dataclasses.fields(state):
-            yield from tensors(getattr(state, each.name))
-    elif state is None or isinstance(state, int | float | complex | str | bytes | dtype | device):
+        within = [*state, *within]
+    elif isinstance(state, int | float | complex | str | bytes):
+        yield _bytes(state)
+        within = [] if isinstance(state, Enum) else within
+    elif state is None or isinstance(state, dtype | device):
         return
-    elif hasattr(state, "__dict__") and not isinstance(state, type) and not callable(state):
-        yield from tensors(vars(state))
-    else:
+    elif isinstance(state, type) or not (dataclasses.is_dataclass(state) or (hasattr(state, "__dict__") and not callable(state))):
         raise TypeError(f"a state holds a {type(state).__module__}.{type(state).__qualname__}, whose bytes cannot be counted")
+    for part in within:
+        yield from _parts(part)
+
+
+def _attributes(state: Any) -> list[Any]:
+    """What an object has as attributes of its own."""
+    slotted = [vars(kind).values() for kind in type(state).__mro__ if "__slots__" in vars(kind)]
+    slots = [slot for of in slotted for slot in of if isinstance(slot, MemberDescriptorType)]
+    of_slots = [getattr(state, slot.__name__) for slot in slots if hasattr(state, slot.__name__)]
+    return [*getattr(state, "__dict__", {}).values(), *of_slots]
+
+
+def _bytes(plain: Any) -> int:
+    """Bytes of a number or a text: of an integer, as many words as it has digits for."""
+    if isinstance(plain, int):
+        return 8 * max(1, -(-plain.bit_length() // 64))
+    return len(plain) if isinstance(plain, str | bytes) else 8

@@ -34,6 +34,8 @@ isolated = True  # what is timed stands in a process of its own, and the judge's
 SLOWER_CLOCK, LOST_S = 0.05, 0.25  # by how much the clock over there may fall behind the judge's: a share, and seconds
 # What may pass around a call beside its time; medians, which no other process moves. On a GPU caches are emptied meanwhile.
 AROUND, AROUND_S = 0.05, {"cpu": 2e-4, "cuda": 2e-2}
+MORE = 0.1  # threads at once beyond those given, in calls of LONG_S: what is shorter gains nothing by a second
+LONG_S = 1e-3
 AGAIN_S = 5.0  # of judging one timed answer: where it takes longer, the other is not judged
 ONCE = {"prepare": "prepare_s", "first call": "first_s"}  # milliseconds of what is done once, by column
 
@@ -142,7 +144,7 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
     values, got = contestant.costed("timed", question, chance.randrange(2**16))
     took = time.perf_counter() - began
     values |= {key: before.values[key] for key in ("first_s", "prepare_s")}
-    if complaint := _clock_complaint(values, took, cell.device):
+    if complaint := _clock_complaint(values, took, cell.device) or _threads_complaint(values, question.threads, cell.device):
         return Answer(WRONG, {}, complaint)
     progress(0.8, "judging what was timed")
     for i in (values["checked"], values["checked"] - 1):
@@ -171,7 +173,7 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
 def _clock_complaint(values: dict[str, Any], took: float, device: str) -> str:
     """What is wrong with times that the other process tells, by the clock of this one; nothing, as a rule."""
     seconds, lost = [values["prepare_s"], values["first_s"], values["whole_s"], *values["seconds"]], values["lost_s"]
-    numbers = all(isinstance(s, int | float) for s in (*seconds, lost))
+    numbers = all(isinstance(s, int | float) for s in (*seconds, lost, values["at_once"]))
     if not values["seconds"] or not numbers or not all(0 < s < math.inf for s in seconds):
         return "its clock says what is no time"
     if values["whole_s"] < (1 - SLOWER_CLOCK) * took - LOST_S or sum(values["seconds"]) > took:
@@ -180,6 +182,14 @@ def _clock_complaint(values: dict[str, Any], took: float, device: str) -> str:
     if not abs(lost) <= AROUND * usual + AROUND_S[device]:
         return f"its clock is not the judge's: around a call of {usual:.3g} s pass {lost:.3g} s that it does not count"
     return ""
+
+
+def _threads_complaint(values: dict[str, Any], threads: int, device: str) -> str:
+    """What is wrong with how many threads work at once: of torch's or of whatever library, as many as are given."""
+    long = device == "cpu" and clock.middle(values["seconds"]) >= LONG_S
+    if not threads or not long or values["at_once"] <= threads + MORE:
+        return ""
+    return f"it works on {values['at_once']:.2g} threads at once where it was given {threads}; threads=0 gives it all cores"
 
 
 def table(records: Sequence[Record]) -> "dict[str, pd.DataFrame]":

@@ -115,6 +115,24 @@ def test_what_an_output_is_not():
             cost.kept(contestant(run), asked, cost.calls(contestant(run), asked)(0)())
 
 
+def test_a_gradient_that_is_computed_when_it_is_read_is_none():
+    class Later(torch.Tensor):
+        pass
+
+    class Norm(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, *x):
+            return norm(*x)
+
+        @staticmethod
+        def backward(ctx, found):
+            return found.as_subclass(Later), found.sum((0, 1)), found.sum((0, 1))
+
+    asked = question(form="training")
+    with pytest.raises(ContractError, match=r"x\.grad is a .*Later, not a torch\.Tensor"):
+        cost.kept(contestant(Norm.apply), asked, cost.calls(contestant(Norm.apply), asked)(0)())
+
+
 def test_samples_are_kept_all_and_in_order(planted: list[float]):
     planted += [5.0, 4.0, 4.0, *(0.01 * i for i in range(1, 30))]  # warm-up ends with what brings little more
     values, _ = cost.timed(contestant(norm), question(), 0)
@@ -172,6 +190,13 @@ def test_what_passes_around_a_call_uncounted_is_told(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(clock, "seconds_and_result", fewer)
     slow = contestant(lambda *x: time.sleep(0.002) or norm(*x))
     assert cost.timed(slow, question(), 0)[0]["lost_s"] > 0.0015
+
+
+def test_on_how_many_threads_it_works_is_told_whoever_started_them(monkeypatch: pytest.MonkeyPatch):
+    slow = contestant(lambda *x: time.sleep(0.002) or norm(*x))
+    assert cost.timed(slow, question(), 0)[0]["at_once"] < 1, "it sleeps"
+    monkeypatch.setattr(clock, "worked", lambda: 2 * clock.now())
+    assert cost.timed(slow, question(), 0)[0]["at_once"] == pytest.approx(2, rel=0.1)
 
 
 def test_the_first_call_is_that_of_who_was_not_called_before(planted: list[float]):
@@ -296,6 +321,25 @@ def test_what_a_model_keeps_beside_its_state_is_told():
     case = spec.case("plain").resized({"b": 1, "n": 4, "v": 5})
     values, _ = cost.weighed(Implementation(spec, lambda case: Hides(), {}, False), Question(case, "step", 4, 0))
     assert (values["state_bytes"], values["held_bytes"]) == (8, 4 * KIB)
+
+
+def test_what_is_kept_of_each_text_past_its_state_is_carried():
+    kept, table = list[torch.Tensor](), torch.ones(KIB)
+
+    class ByNumber(nn.Module):
+        def forward(self, ids):
+            return torch.zeros(*ids.shape, 5)
+
+        def step(self, ids, state):
+            before = torch.zeros(0) if state is None else kept[state]
+            kept.append(torch.cat([before, ids]))
+            return torch.zeros(len(ids), 5) + 0 * before.sum() + table[0], len(kept) - 1
+
+    spec = catalogue.load_spec("language_model")
+    case = spec.case("plain").resized({"b": 1, "n": 24, "v": 5})
+    asked = Question(case, "step", 24, 0)
+    values, _ = cost.weighed(Implementation(spec, lambda case: ByNumber(), {}, False), asked)
+    assert values["state_bytes"] == 24 * 4, "tokens of the text, without the table"
 
 
 def test_a_step_of_attention_carries_its_keys_and_values_and_retention_its_state():

@@ -115,6 +115,8 @@ def test_notes_say_how_and_where_it_failed_once_for_all_lengths():
     assert part.note == "timed out: after 300 s (at 32, 64)"
     (two,) = curves.of([*timed("rotary/pairs")[:1], failing[0], record("rotary/pairs", 64, outcome="crashed", note="")])
     assert two.note == "timed out: after 300 s; crashed (at 32, 64)"
+    (alike,) = curves.of([record("rotary/pairs", n, outcome="wrong", note=f"out[n={n}] is -0.{n}") for n in (64, 16, 32)])
+    assert alike.note == "wrong: out[n=64] is -0.64", "what differs by numbers alone is said of the longest"
     assert curves.of(timed("rotary/pairs"))[0].note == ""
     (blank,) = curves.of([record("rotary/pairs", 32, outcome="wrong", note="\n  out is 1\nmore")])
     assert blank.note == "wrong: out is 1"

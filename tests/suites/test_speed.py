@@ -163,7 +163,7 @@ def test_where_positions_end_and_where_kernels_are_interpreted():
     assert (answer.outcome, "not trained or timed" in answer.note) == (UNSUPPORTED, True)
 
 
-TIMES: dict[str, Any] = {"seconds": [0.1, 0.1], "prepare_s": 0.1, "first_s": 0.1, "whole_s": 1.0, "lost_s": 1e-5}
+TIMES: dict[str, Any] = {"seconds": [0.1, 0.1], "prepare_s": 0.1, "first_s": 0.1, "whole_s": 1.0, "lost_s": 1e-5, "at_once": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -191,6 +191,13 @@ def test_a_clock_that_cannot_be(told: dict[str, Any], took: float, complaint: st
     said = suite._clock_complaint(TIMES | told, took, "cpu")
     assert complaint in said
     assert bool(complaint) == bool(said)
+
+
+def test_who_works_on_more_threads_than_it_was_given_is_named():
+    said = suite._threads_complaint(TIMES | {"at_once": 1.8}, 1, "cpu")
+    assert said == "it works on 1.8 threads at once where it was given 1; threads=0 gives it all cores"
+    for told, threads, device in (({}, 2, "cpu"), ({}, 0, "cpu"), ({}, 1, "cuda"), ({"seconds": [1e-5]}, 1, "cpu")):
+        assert not suite._threads_complaint(TIMES | {"at_once": 1.8} | told, threads, device)
 
 
 def test_nobody_knows_what_will_be_timed(monkeypatch: pytest.MonkeyPatch):
