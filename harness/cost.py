@@ -14,6 +14,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -105,6 +106,7 @@ def timed(contestant: "Implementation", question: Question, dice: int) -> tuple[
     least = LEAST if min(warmups) < FEWEST_S else LEAST_SLOW
     samples, lost, worked = list[float](), list[float](), 0.0
     answer, answered, ends = Bunch(), Bunch(), False
+    turns = [memory.turns()]
     while len(samples) < least or (sum(samples) < ENOUGH_S and len(samples) < MOST):
         call = make(1 + len(samples))
         before_s, here = clock.worked(), clock.now()
@@ -112,6 +114,7 @@ def timed(contestant: "Implementation", question: Question, dice: int) -> tuple[
         lost.append(clock.now() - here - took)
         worked += clock.worked() - before_s
         samples.append(took)
+        turns.append(memory.turns())
         begins = rolled.randrange(len(samples)) == 0  # the pair for the judge; the next sample ends it
         if begins or ends:
             before, answer = answer, kept(contestant, question, given)
@@ -121,6 +124,7 @@ def timed(contestant: "Implementation", question: Question, dice: int) -> tuple[
             answered = Bunch({f"{checked - 1 + i}|{name}": t for i, of in enumerate(pair) for name, t in of.items()})
         ends = begins
         del given, call
+    _check_alone(turns)
     per = _calls_in_one(contestant, question)
     values = {"seconds": [float(f"{s / per:.5g}") for s in samples], "checked": checked, "whole_s": clock.now() - began}
     around = {"lost_s": clock.middle(lost) / per, "at_once": worked / sum(samples)}
@@ -144,7 +148,11 @@ def weighed(contestant: "Implementation", question: Question) -> tuple[dict[str,
     call.check_inputs()
     held = _held(call, answers.pop(), make(2), peak)
     if case.device == "cpu":
-        _check_seen(max(memory.in_python(make(3)), memory.resident(make(4))), peak)
+        turns = [memory.turns()]
+        in_python = memory.in_python(make(3))
+        turns.append(memory.turns())
+        _check_seen(max(in_python, memory.resident(make(4))), peak)
+        _check_alone([*turns, memory.turns()])
     values: dict[str, Any] = {"peak_bytes": peak + held, "held_bytes": held, "checked": 1}
     if question.form == "step":
         values["state_bytes"] = _carried(contestant, question)
@@ -171,6 +179,12 @@ def _check_seen(seen: int, peak: int) -> None:
     """Unsupported where a call is seen to take far more than is counted, by Python's allocators or by pages of the process."""
     if seen > SEEN * peak + SEEN_BYTES:
         raise _uncounted(seen - peak)
+
+
+def _check_alone(turns: Sequence[Mapping[str, Any]]) -> None:
+    """Unsupported where other processes worked in every call, as their turns between calls tell; in one, it may be by chance."""
+    if all(one != other for one, other in pairwise(turns)):
+        raise Unsupported("it works in other processes, where neither time nor memory is counted")
 
 
 def _uncounted(missed: int) -> Unsupported:

@@ -1,5 +1,6 @@
 """Calls that are timed or weighed: fresh inputs in the same memory, any sample may be judged, only the call is timed."""
 
+import subprocess
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -280,6 +281,33 @@ def test_memory_of_a_library_within_a_call_is_not_told_as_none():
 
     with pytest.raises(Unsupported, match="cannot be counted: it is taken past torch's allocator or in another thread"):
         cost.weighed(contestant(by_numpy), question(b=1, d=512))
+
+
+def test_what_works_in_another_process_is_neither_timed_nor_weighed():
+    """A child that was forked before and waits for work, or one for each call, is seen; one that sleeps all the time is not."""
+    waiting, idle = (subprocess.Popen("cat", stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(2))
+
+    def by_one_that_waits(x, weight, bias):
+        waiting.stdin.write(b"\n")
+        waiting.stdin.flush()
+        waiting.stdout.readline()
+        return norm(x, weight, bias)
+
+    def by_one_of_its_own(x, weight, bias):
+        subprocess.run("true", check=True)
+        return norm(x, weight, bias)
+
+    try:
+        for run in (by_one_that_waits, by_one_of_its_own):
+            with pytest.raises(Unsupported, match="works in other processes"):
+                cost.timed(contestant(run), question(), 0)
+            with pytest.raises(Unsupported, match="works in other processes"):
+                cost.weighed(contestant(run), question())
+        cost.timed(contestant(norm), question(), 0)
+        cost.weighed(contestant(norm), question())
+    finally:
+        for one in (waiting, idle):
+            one.communicate()
 
 
 @pytest.mark.parametrize("form", ["forward", "training"])
