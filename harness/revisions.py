@@ -104,9 +104,11 @@ def commit(top: Path, revision: str) -> str:
                 "  Make one: git add . && git commit\n"
                 "  Or compare what is stored: harness compare run=ONE run=OTHER suite=NAME"
             )
+        shallow = _git(top, "rev-parse", "--is-shallow-repository").stdout.strip() == b"true"
         raise WrongRequest(
             f"git knows no revision {revision!r} in {top}.\n"
-            "  A revision is a commit, a branch or a tag; . is the working tree as it is.\n"
+            + ("  This clone has no earlier history: git fetch --unshallow\n" if shallow else "")
+            + "  A revision is a commit, a branch or a tag; . is the working tree as it is.\n"
             "  See which there are: git log --oneline"
         )
     return said.stdout.decode().strip()
@@ -144,7 +146,7 @@ def ask(side: Side, suite: str, words: Sequence[str], results: Path, watch: Call
         finally:
             _end(process)
     records = list(Store(results).read(suite))
-    return Asked(records, "" if records else _last_words(results / "errors"), process.returncode == 2)
+    return Asked(records, "" if records else _last_words(results / "errors", side), process.returncode == 2)
 
 
 def _of_checkout(name: str, top: Path) -> str:
@@ -259,12 +261,15 @@ def _git(place: Path, *words: str) -> subprocess.CompletedProcess[bytes]:
         raise WrongRequest("to compare revisions takes git, which is not installed here") from None
 
 
-def _last_words(file: Path) -> str:
-    return _words(file.read_text(errors="replace"))
+def _last_words(file: Path, side: Side) -> str:
+    """What a side said at last, of its files as they are called in the checkout."""
+    return _words(file.read_text(errors="replace").replace(f"{side.place}/", ""))
 
 
 def _words(text: str) -> str:
-    """What a program said at last: the message of the harness, with its indented lines, or the last line."""
+    """What a program said at last: the message of the harness, with its indented lines, or the last line and whence."""
     lines = [line for line in text.splitlines() if line.strip()]
     first = next((i for i, line in enumerate(lines) if line.startswith("harness: ")), len(lines) - 1)
+    if lines and first == len(lines) - 1 and (places := [line for line in lines if line.startswith('  File "')]):
+        return f"{lines[first]}\n{places[-1]}"
     return "\n".join(lines[first:]).removeprefix("harness: ") or "it said nothing"
