@@ -193,7 +193,7 @@ def summary(found: Findings) -> str:
     if not found.costs and not found.times:
         said.append("nothing was compared")
     if nowhere := sum(one.what == NOWHERE for one in found.apart):
-        said.append(f"{nowhere} cells are unsupported on both sides")
+        said.append(f"{nowhere} {'cell is' if nowhere == 1 else 'cells are'} unsupported on both sides")
     return "; ".join(said)
 
 
@@ -257,9 +257,16 @@ def _apart(cell: Cell, base: Sequence[Sequence[Record]], head: Sequence[Sequence
     if all(set(ends) == {UNSUPPORTED} for ends in ended.values()):
         return Apart(cell, NOWHERE)
     if set(ended["BASE"]) == {OK} and OK not in there["HEAD"] and UNSUPPORTED not in there["HEAD"]:
-        note = next((record.note for records in head for record in records if record.note), "").strip()
-        return Apart(cell, f"{there['HEAD'][0]} in HEAD, ok in BASE" + (f": {note}" if note else ""), broken=True)
-    return Apart(cell, "; ".join(f"{role}: {_shares(ends)}" for role, ends in ended.items()))
+        return Apart(cell, f"{there['HEAD'][0]} in HEAD, ok in BASE{_why(head)}", broken=True)
+    return Apart(
+        cell, "; ".join(f"{role}: {_shares(ended[role])}{_why(runs)}" for role, runs in (("BASE", base), ("HEAD", head)))
+    )
+
+
+def _why(runs: Sequence[Sequence[Record]]) -> str:
+    """The first reason that is given where a cell is not ok."""
+    note = next((record.note for records in runs for record in records if record.outcome != OK and record.note), "").strip()
+    return f": {note}" if note else ""
 
 
 def _comparable(found: Findings, cell: Cell, base: Sequence[Sequence[Record]], head: Sequence[Sequence[Record]]) -> bool:

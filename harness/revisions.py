@@ -1,5 +1,6 @@
 """Code as it is at a commit, copied to a temporary folder, and the harness run there; the checkout of the user is only read."""
 
+import importlib.metadata
 import os
 import shutil
 import subprocess
@@ -34,6 +35,11 @@ class Side:
     def __str__(self) -> str:
         return f"{self.role} ({self.revision}{f', {self.commit[:8]}' if self.commit else ''})"
 
+    @property
+    def has_harness(self) -> bool:
+        """Whether it is of a checkout of the harness; any other is asked by the installed one."""
+        return (self.place / "harness" / "__init__.py").is_file()
+
     def settings(self, suite: str) -> dict[str, object] | None:
         """The words of its own that a suite has on this side; None where there is no such suite."""
         home = self.place if (self.place / "suites").is_dir() else catalogue.HOME
@@ -44,7 +50,7 @@ class Side:
     @property
     def without_tables(self) -> list[str]:
         """The words by which this side keeps records alone: tables and pictures take longer than what is timed."""
-        home = self.place if (self.place / "harness" / "__init__.py").is_file() else catalogue.PACKAGE.parent
+        home = self.place if self.has_harness else catalogue.PACKAGE.parent
         file = home / "harness" / "cli.py"
         known = catalogue.Item("command", "run", file).facts.get("RUN", {}) if file.is_file() else {}
         return ["tables=false"] if "tables" in known else []
@@ -98,9 +104,11 @@ def commit(top: Path, revision: str) -> str:
                 "  Make one: git add . && git commit\n"
                 "  Or compare what is stored: harness compare run=ONE run=OTHER suite=NAME"
             )
+        shallow = _git(top, "rev-parse", "--is-shallow-repository").stdout.strip() == b"true"
         raise WrongRequest(
             f"git knows no revision {revision!r} in {top}.\n"
-            "  A revision is a commit, a branch or a tag; . is the working tree as it is.\n"
+            + ("  This clone has no earlier history: git fetch --unshallow\n" if shallow else "")
+            + "  A revision is a commit, a branch or a tag; . is the working tree as it is.\n"
             "  See which there are: git log --oneline"
         )
     return said.stdout.decode().strip()
@@ -108,15 +116,16 @@ def commit(top: Path, revision: str) -> str:
 
 def handed(words: Mapping[str, str], sides: Sequence[Side]) -> dict[str, str]:
     """The words as both sides understand them: files by their place in the checkout. What is the same for both is refused."""
-    if "impl" not in words:
-        return dict(words)
-    names = [_of_checkout(name, sides[0].top) if outside(name) else name for name in words["impl"].split(",")]
+    asked = words["impl"].split(",") if "impl" in words else []
+    names = [_of_checkout(name, sides[0].top) if outside(name) else name for name in asked]
     for side in sides:
+        if not (side.has_harness or any(map(outside, names)) or _announces_its_own(side)):
+            raise WrongRequest(_nothing_of_its_own(side))
         for name in filter(outside, names):
             lies = (side.place / name).resolve() if name.endswith(".py") else _module(name.partition(":")[0], side)
             if lies and not lies.is_relative_to(side.place):
                 raise WrongRequest(_the_same(name, lies, side))
-    return {**words, "impl": ",".join(names)}
+    return {**words, "impl": ",".join(names)} if asked else dict(words)
 
 
 def ask(side: Side, suite: str, words: Sequence[str], results: Path, watch: Callable[[float], None]) -> Asked:
@@ -137,7 +146,7 @@ def ask(side: Side, suite: str, words: Sequence[str], results: Path, watch: Call
         finally:
             _end(process)
     records = list(Store(results).read(suite))
-    return Asked(records, "" if records else _last_words(results / "errors"), process.returncode == 2)
+    return Asked(records, "" if records else _last_words(results / "errors", side), process.returncode == 2)
 
 
 def _of_checkout(name: str, top: Path) -> str:
@@ -159,6 +168,19 @@ def _module(name: str, side: Side) -> Path | None:
     code = "import importlib.util, os, sys; print(os.path.realpath(importlib.util.find_spec(sys.argv[1]).origin))"
     said = _python(side, code, name)
     return None if said.returncode else Path(said.stdout.splitlines()[-1])
+
+
+def _announces_its_own(side: Side) -> bool:
+    """Whether a package that lies in a side names implementations to the harness."""
+    files = [_module(point.module, side) for point in importlib.metadata.entry_points(group=catalogue.GROUP)]
+    return any(file and file.is_relative_to(side.place) for file in files)
+
+
+def _nothing_of_its_own(side: Side) -> str:
+    return (
+        f"nothing of {side} would be asked: it has no harness, and what the installed one brings is the same for both.\n"
+        "  Name a file of the checkout: impl=./FILE.py, or its module: impl=PACKAGE.MODULE"
+    )
 
 
 def _the_same(name: str, lies: Path, side: Side) -> str:
@@ -192,7 +214,7 @@ def _copy_working_tree(top: Path, side: Side) -> None:
 
 def _check_that_its_code_runs(side: Side) -> None:
     """An installed harness must not win over that of the checkout; a checkout without one is run by the installed one."""
-    if not (side.place / "harness" / "__init__.py").is_file():
+    if not side.has_harness:
         return
     said = _python(side, "import harness; print(harness.__file__)")
     if not Path(said.stdout.strip()).resolve().is_relative_to(side.place):
@@ -239,12 +261,15 @@ def _git(place: Path, *words: str) -> subprocess.CompletedProcess[bytes]:
         raise WrongRequest("to compare revisions takes git, which is not installed here") from None
 
 
-def _last_words(file: Path) -> str:
-    return _words(file.read_text(errors="replace"))
+def _last_words(file: Path, side: Side) -> str:
+    """What a side said at last, of its files as they are called in the checkout."""
+    return _words(file.read_text(errors="replace").replace(f"{side.place}/", ""))
 
 
 def _words(text: str) -> str:
-    """What a program said at last: the message of the harness, with its indented lines, or the last line."""
+    """What a program said at last: the message of the harness, with its indented lines, or the last line and whence."""
     lines = [line for line in text.splitlines() if line.strip()]
     first = next((i for i, line in enumerate(lines) if line.startswith("harness: ")), len(lines) - 1)
+    if lines and first == len(lines) - 1 and (places := [line for line in lines if line.startswith('  File "')]):
+        return f"{lines[first]}\n{places[-1]}"
     return "\n".join(lines[first:]).removeprefix("harness: ") or "it said nothing"

@@ -26,6 +26,12 @@ def planned(**words: str) -> list:
     return plan.cells(*plan.selection(words))
 
 
+def elsewhere(folder: Path) -> SimpleNamespace:
+    """The code of this checkout in a folder of its own, as the catalogue of a commit that is asked tells of it."""
+    subprocess.run(["cp", "-r", *(str(ROOT / name) for name in ("harness", "suites")), str(folder)], check=True)
+    return SimpleNamespace(PACKAGE=folder / "harness", HOME=folder)
+
+
 def test_names_are_those_of_the_cells_that_are_planned(registry):
     found = [name for spec in registry.specs() for name in registry.cells(spec)]
     cells = planned(suite="memory", scale="smoke", length=str(registry.LONGEST), dtype="float32")
@@ -57,9 +63,17 @@ def test_listing_loads_nothing_heavy_and_gives_each_spec_a_class():
 def test_a_commit_that_measures_otherwise_is_told_by_the_file(registry, tmp_path: Path):
     here = SimpleNamespace(PACKAGE=ROOT / "harness", HOME=ROOT)
     assert registry.unlike("memory", "rotary", here) == ""
-    subprocess.run(["cp", "-r", *(str(ROOT / name) for name in ("harness", "suites")), str(tmp_path)], check=True)
+    there = elsewhere(tmp_path)
     (tmp_path / "harness" / "cost.py").write_text("# counts otherwise\n")
-    assert registry.unlike("memory", "rotary", SimpleNamespace(PACKAGE=tmp_path / "harness", HOME=tmp_path)) == "harness/cost.py"
+    assert registry.unlike("memory", "rotary", there) == "harness/cost.py"
+
+
+def test_a_commit_with_other_comments_and_layout_measures_as_this_one(registry, tmp_path: Path):
+    """Its digests are the same, so its results are comparable."""
+    there = elsewhere(tmp_path)
+    cost = tmp_path / "harness" / "cost.py"
+    cost.write_text(cost.read_text() + "\n\n# says nothing to Python\n")
+    assert registry.unlike("memory", "rotary", there) == ""
 
 
 def test_the_version_follows_definition_and_instrument_not_the_code_measured(registry):

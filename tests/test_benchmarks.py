@@ -35,8 +35,6 @@ def benchmarked(cells: str) -> tuple[int, str]:
         "pytest",
         "-p",
         "no:cacheprovider",
-        "-n",
-        "0",
         "ci/benchmarks/test_cells.py",
         "--benchmark-only",
     ]

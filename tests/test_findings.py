@@ -64,9 +64,14 @@ def test_how_cells_ended_is_never_left_out(base: str, head: str, what: str, brok
     assert [(one.what, one.broken) for one in found.apart] == [(what, broken)]
 
 
+def test_what_is_no_longer_supported_is_told_with_the_reason():
+    found = counted([record({})], [replace(record({}, outcome="unsupported"), note="no sliding window")])
+    assert [one.what for one in found.apart] == ["BASE: ok; HEAD: unsupported: no sliding window"]
+
+
 def test_what_neither_side_supports_is_counted_only():
     found = counted([record({}, outcome="unsupported")], [record({}, outcome="unsupported")])
-    assert findings.summary(found) == ". against main; nothing was compared; 1 cells are unsupported on both sides"
+    assert findings.summary(found) == ". against main; nothing was compared; 1 cell is unsupported on both sides"
     assert "Not compared" not in findings.tables(found)
 
 

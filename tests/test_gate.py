@@ -208,6 +208,16 @@ def test_what_is_the_same_for_both_revisions_is_refused(repository: Path, tmp_pa
     assert "impl=mypkg.mine is not that of BASE (main, " in said.stderr
 
 
+def test_a_repository_of_ones_own_of_which_nothing_is_named_is_refused(tmp_path: Path, committed: Callable[..., Path]):
+    """The installed harness would be compared with itself, and told equal."""
+    committed(tmp_path, {"mine.py": 'spec = "rotary"\n'})
+    for words in ([], ["impl=pairs"]):
+        said = compare(tmp_path, "main", ".", "suite=memory", "spec=rotary", *words)
+        assert said.returncode == 2
+        assert "harness: nothing of BASE (main, " in said.stderr
+        assert "Name a file of the checkout: impl=./FILE.py" in said.stderr
+
+
 def test_what_a_person_allows_to_cost_more_is_told_and_does_not_fail(repository: Path):
     edit(repository, 'BYTES = {"two": 1024}\n')
     said = compare(repository, "main", ".", "suite=memory", "allow=attention/t*, attention/one")

@@ -69,3 +69,21 @@ def test_only_a_side_that_knows_the_word_is_asked_for_records_without_tables(tmp
         revisions.Side("BASE", "main", "", place.parent, tmp_path) for place in (newer, older, tmp_path / "none" / "harness")
     ]
     assert [side.without_tables for side in sides] == [["tables=false"], [], ["tables=false"]]
+
+
+def test_a_side_that_cannot_be_imported_is_told_with_the_file_and_line_of_the_checkout(tmp_path: Path):
+    """A message such as `SyntaxError: invalid syntax` alone leads nowhere, and the copy is gone when it is read."""
+    side = revisions.Side("HEAD", ".", "", tmp_path / "head", tmp_path)
+    said = tmp_path / "errors"
+    said.write_text(
+        'Traceback (most recent call last):\n  File "/lib/runpy.py", line 1, in run\n'
+        f'  File "{side.place}/harness/cost.py", line 7\n    def broken(:\n               ^\nSyntaxError: invalid syntax\n'
+    )
+    assert revisions._last_words(said, side) == 'SyntaxError: invalid syntax\n  File "harness/cost.py", line 7'
+
+
+def test_a_shallow_clone_is_told_where_the_history_is(repository: Path, git: Callable[..., str], tmp_path: Path):
+    git(repository, "commit", "--quiet", "--allow-empty", "--message=second")
+    git(repository, "clone", "--quiet", "--depth=1", f"file://{repository}", str(tmp_path / "shallow"))
+    with pytest.raises(WrongRequest, match="git fetch --unshallow"):
+        revisions.commit(tmp_path / "shallow", "HEAD~1")
