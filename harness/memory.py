@@ -172,8 +172,8 @@ def kept_alive(state: Any, besides: Any = ()) -> int:
     """Bytes of the tensors in a state, without those that live in `besides` (the model's parameters and buffers).
 
     A storage counts once, however many tensors share it, and whole, however small the view: so much cannot be freed. Reads
-    tuples, lists, dicts and attributes, also of tensors, however nested. Numbers and texts count where they are more than a few;
-    dtypes, devices and None count nothing.
+    tuples, lists, sets, dicts and attributes, also of tensors, however nested. Numbers and texts count where they are more than a
+    few; dtypes, devices and None count nothing.
     Raises TypeError for anything else, for its bytes are not known.
     """
     known = {tensor.untyped_storage()._cdata for tensor in tensors(besides)}
@@ -205,7 +205,7 @@ def _parts(state: Any) -> Iterator[Any]:
         yield state
     elif isinstance(state, Mapping):
         within = [*state, *state.values(), *within]
-    elif isinstance(state, tuple | list):
+    elif isinstance(state, tuple | list | set | frozenset):  # torch.compile leaves sets at tensors
         within = [*state, *within]
     elif isinstance(state, int | float | complex | str | bytes):
         yield _bytes(state)
