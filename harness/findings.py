@@ -66,11 +66,13 @@ class Time:
 
 @dataclass(frozen=True)
 class Apart:
-    """A cell, or a quantity of it, that cannot be compared, and why; `broken` where BASE answers and HEAD fails."""
+    """A cell, or a quantity of it, that cannot be compared, and why; `broken` where BASE answers and HEAD fails, `lost` where
+    HEAD does not support it."""
 
     cell: Cell
     what: str
     broken: bool = False
+    lost: bool = False
 
 
 @dataclass
@@ -81,7 +83,7 @@ class Findings:
     head: str
     pairs: int
     threshold: float
-    allowed: Sequence[str] = ()  # patterns of implementations that may cost more, or take longer
+    allowed: Sequence[str] = ()  # patterns of implementations that may cost more, take longer, or support less
     costs: list[Cost] = field(default_factory=list)
     times: list[Time] = field(default_factory=list)
     apart: list[Apart] = field(default_factory=list)
@@ -98,12 +100,12 @@ class Findings:
         return [time for time in self.times if time.worse and not self.allows(time.cell)]
 
     def allows(self, cell: Cell) -> bool:
-        """Whether a cell may get worse: a person has said so."""
+        """Whether a cell may get worse, or be given up: a person has said so."""
         return any(fnmatchcase(cell.subject, pattern) for pattern in self.allowed)
 
     @property
     def broken(self) -> list[Apart]:
-        return [one for one in self.apart if one.broken]
+        return [one for one in self.apart if one.broken or (one.lost and not self.allows(one.cell))]
 
     @property
     def failed(self) -> bool:
@@ -113,7 +115,7 @@ class Findings:
 def idle(found: Findings) -> list[str]:
     """Patterns that allow nothing that was found."""
     of_both: list[Cost | Time] = [*found.costs, *found.times]
-    worse = [one.cell.subject for one in of_both if one.worse]
+    worse = [one.cell.subject for one in of_both if one.worse] + [one.cell.subject for one in found.apart if one.lost]
     return [pattern for pattern in found.allowed if not any(fnmatchcase(subject, pattern) for subject in worse)]
 
 
@@ -182,7 +184,7 @@ def summary(found: Findings) -> str:
     """The first line: what was compared, and what came out."""
     said = [f"{found.head} against {found.base}"]
     if broken := len(found.broken):
-        said.append(f"{broken} {'cell fails' if broken == 1 else 'cells fail'} that did not")
+        said.append(f"{many(broken)} {'fails' if broken == 1 else 'fail'} that did not")
     if found.costs:
         counts = {name: sum(cost.standing == name for cost in found.costs) for name in (COSTLIER, BETTER, EQUAL)}
         said.append(f"of {len(found.costs)} counts " + _counted(counts))
@@ -192,9 +194,16 @@ def summary(found: Findings) -> str:
         said.append(f"of {len(verdicts)} timed cells " + _counted(counts))
     if not found.costs and not found.times:
         said.append("nothing was compared")
+    for role in ("BASE", "HEAD"):
+        if alone := sum(one.what.startswith(f"only in {role}") for one in found.apart):
+            said.append(f"{many(alone)} only in {role}")
     if nowhere := sum(one.what == NOWHERE for one in found.apart):
-        said.append(f"{nowhere} {'cell is' if nowhere == 1 else 'cells are'} unsupported on both sides")
+        said.append(f"{many(nowhere)} unsupported on both sides")
     return "; ".join(said)
+
+
+def many(cells: int) -> str:
+    return f"{cells} cell{'s' * (cells != 1)}"
 
 
 def calibration(found: Findings) -> str:
@@ -202,9 +211,10 @@ def calibration(found: Findings) -> str:
     if not found.times:
         return ""
     finds = [time.judgement.finds - 1 for time in found.times]
+    others = f" in the quietest of {len(finds)} cells to {max(finds):.1%} in the noisiest" * (len(finds) > 1)
     return (
         f"The same code against itself is told slower in {found.false_alarms:.1%} of comparisons. A slowdown is found from "
-        f"{min(finds):.1%} in the quietest of {len(finds)} cells to {max(finds):.1%} in the noisiest; "
+        f"{min(finds):.1%}{others}; "
         f"{found.threshold:.0%} gates where it is found ({found.pairs} pairs of processes on {machine.name()})"
     )
 
@@ -256,8 +266,9 @@ def _apart(cell: Cell, base: Sequence[Sequence[Record]], head: Sequence[Sequence
             return Apart(cell, f"only in {role}" + ("" if set(there[role]) == {OK} else f", and {there[role][0]} there"))
     if all(set(ends) == {UNSUPPORTED} for ends in ended.values()):
         return Apart(cell, NOWHERE)
-    if set(ended["BASE"]) == {OK} and OK not in there["HEAD"] and UNSUPPORTED not in there["HEAD"]:
-        return Apart(cell, f"{there['HEAD'][0]} in HEAD, ok in BASE{_why(head)}", broken=True)
+    if set(ended["BASE"]) == {OK} and OK not in there["HEAD"]:
+        lost = set(there["HEAD"]) == {UNSUPPORTED}
+        return Apart(cell, f"{there['HEAD'][0]} in HEAD, ok in BASE{_why(head)}", broken=not lost, lost=lost)
     return Apart(
         cell, "; ".join(f"{role}: {_shares(ended[role])}{_why(runs)}" for role, runs in (("BASE", base), ("HEAD", head)))
     )

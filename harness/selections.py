@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import catalogue, clock, interval, machine
 from harness.cell import OK, Cell, Record
-from harness.findings import OF_THE_MOMENT, describer
+from harness.findings import OF_THE_MOMENT, describer, many
 from harness.plan import WrongRequest
 from harness.store import Store
 
@@ -68,8 +68,8 @@ class Comparison:
     @property
     def summary(self) -> str:
         cells = len({row.cell for row in self.rows})
-        left = [f"{many} cells only in {letter}" for letter, many in zip("AB", self.unpaired, strict=True) if many]
-        return "; ".join([self.title, f"{cells} cells on both sides", *left])
+        left = [f"{many(alone)} only in {letter}" for letter, alone in zip("AB", self.unpaired, strict=True) if alone]
+        return "; ".join([self.title, f"{many(cells)} on both sides", *left])
 
 
 def choice(letter: str, word: str) -> Choice:
@@ -95,6 +95,8 @@ def compare(first: Choice, second: Choice, suite: str, common: Mapping[str, str]
     machines = _machines(first, second, both)
     differing = {key for key, value in first.words.items() if second.words.get(key, value) != value}
     a, b = (_by_identity(chosen, found, differing) for chosen, found in zip((first, second), both, strict=True))
+    if all(a[key] == b[key] for key in a.keys() & b.keys()) and a.keys() & b.keys():
+        raise WrongRequest(_the_same(first, second))
     pattern = quantity or QUANTITIES.get(suite, "*")
     rows = [row for key in a if key in b for row in _rows(a[key], b[key], pattern)]
     return Comparison(_title(first, second, suite, common, machines, both), rows, (len(a.keys() - b), len(b.keys() - a)))
@@ -120,11 +122,18 @@ def tables(found: Comparison) -> "dict[str, pd.DataFrame]":
     return {title: pd.DataFrame(rows, dtype=object) for title, rows in frames.items()}  # a count stays one beside a time
 
 
+def _the_same(first: Choice, second: Choice) -> str:
+    return (
+        f"A ({first}) and B ({second}) are the very same records.\n"
+        "  See what is stored: harness table suite=NAME; let both name what is to differ, such as 'length=256' 'length=512'"
+    )
+
+
 def nothing_paired(found: Comparison) -> str:
     """What to say where both sides have records, but none answers to another."""
     only_a, only_b = found.unpaired
     return (
-        f"nothing was compared: {only_a} cells of A and {only_b} of B, and no two ask the same\n"
+        f"nothing was compared: {many(only_a)} of A and {only_b} of B, and no two ask the same\n"
         "  Records are paired by spec, implementation, variant, case, dtype, device, seed and settings, all but what both name.\n"
         "  See what is stored: harness table suite=NAME; let both name what is to differ, such as 'length=256' 'length=512'"
     )

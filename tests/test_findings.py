@@ -54,7 +54,7 @@ def test_a_quantity_of_one_side_only_is_named():
     ("base", "head", "what", "broken"),
     [
         ("ok", "crashed", "crashed in HEAD, ok in BASE", True),
-        ("ok", "unsupported", "BASE: ok; HEAD: unsupported", False),
+        ("ok", "unsupported", "unsupported in HEAD, ok in BASE", False),
         ("wrong", "ok", "BASE: wrong; HEAD: ok", False),
         ("wrong", "wrong", "BASE: wrong; HEAD: wrong", False),
     ],
@@ -64,14 +64,25 @@ def test_how_cells_ended_is_never_left_out(base: str, head: str, what: str, brok
     assert [(one.what, one.broken) for one in found.apart] == [(what, broken)]
 
 
-def test_what_is_no_longer_supported_is_told_with_the_reason():
-    found = counted([record({})], [replace(record({}, outcome="unsupported"), note="no sliding window")])
-    assert [one.what for one in found.apart] == ["BASE: ok; HEAD: unsupported: no sliding window"]
+def test_what_is_no_longer_supported_fails_with_its_reason_unless_it_is_allowed():
+    found = counted([record({"flops": 1})], [replace(record({}, outcome="unsupported"), note="no window")])
+    assert [one.what for one in found.broken] == ["unsupported in HEAD, ok in BASE: no window"]
+    assert "1 cell fails that did not" in findings.summary(found)
+    found.allowed = ("attention/*", "rotary/*")
+    assert not found.broken
+    assert findings.idle(found) == ["rotary/*"]
+
+
+def test_what_one_side_alone_has_is_counted_in_the_first_line():
+    both, gone = record({"flops": 1}), record({"flops": 1}, form="step")
+    found = counted([both, gone], [both])
+    assert findings.summary(found).endswith("; 1 cell only in BASE")
+    assert not found.failed
 
 
 def test_what_neither_side_supports_is_counted_only():
     found = counted([record({}, outcome="unsupported")], [record({}, outcome="unsupported")])
-    assert findings.summary(found) == ". against main; nothing was compared; 1 cell is unsupported on both sides"
+    assert findings.summary(found) == ". against main; nothing was compared; 1 cell unsupported on both sides"
     assert "Not compared" not in findings.tables(found)
 
 

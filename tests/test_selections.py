@@ -54,7 +54,7 @@ def test_contestants_have_a_ratio_of_medians_with_limits(tmp_path: Path):
     assert row.low is not None
     assert row.high is not None
     assert 1.8 < row.low < 2.0 < row.high < 2.22
-    assert found.summary == ("A: impl=plain, B: impl=torch_sdpa, suite=speed spec=attention, on here; 1 cells on both sides")
+    assert found.summary == ("A: impl=plain, B: impl=torch_sdpa, suite=speed spec=attention, on here; 1 cell on both sides")
     (row_,) = selections.tables(found)["B/A"].to_dict("records")
     assert row_["implementation"] == "attention/plain, attention/torch_sdpa"
 
@@ -184,6 +184,12 @@ def test_what_chooses_nothing_is_a_wrong_request(first: str, second: str, messag
     assert str(refused.value).startswith(message)
 
 
+def test_one_choice_that_is_also_the_other_is_a_wrong_request(tmp_path: Path):
+    store(tmp_path, record(times(1.0), "a"), record(times(1.0), "b"))
+    with pytest.raises(WrongRequest, match="are the very same records"):
+        compare(tmp_path, "impl=a", "case=plain", impl="a")
+
+
 def harness(*words: str, monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setattr("sys.argv", ["harness", *words])
     with pytest.raises(SystemExit) as ended:
@@ -197,14 +203,14 @@ def test_nothing_that_pairs_is_a_failure(tmp_path: Path, monkeypatch: pytest.Mon
     assert "nothing is stored of suite=kernels in " in capsys.readouterr().err
     monkeypatch.setattr(catalogue, "find", lambda kind, name: catalogue.Item(kind, name, tmp_path))
     assert harness("compare", "impl=a", "impl=b", "suite=speed", f"results={tmp_path}", monkeypatch=monkeypatch) == 1
-    assert capsys.readouterr().err.startswith("nothing was compared: 1 cells of A and 1 of B, and no two ask the same\n")
+    assert capsys.readouterr().err.startswith("nothing was compared: 1 cell of A and 1 of B, and no two ask the same\n")
     assert harness("compare", "impl=a", "impl=b length=2", "suite=speed", f"results={tmp_path}", monkeypatch=monkeypatch) == 1
     assert (
         harness("compare", "impl=a length=1", "impl=b length=2", "suite=speed", f"results={tmp_path}", monkeypatch=monkeypatch)
         == 0
     )
     said = capsys.readouterr().out
-    assert said.startswith("A: impl=a length=1, B: impl=b length=2, suite=speed, on here; 1 cells on both sides\n\nB/A\n")
+    assert said.startswith("A: impl=a length=1, B: impl=b length=2, suite=speed, on here; 1 cell on both sides\n\nB/A\n")
     words = ["compare", "impl=a length=1", "impl=b length=2", "suite=speed", f"results={tmp_path}", "format=csv"]
     assert harness(*words, monkeypatch=monkeypatch) == 0
     assert capsys.readouterr().out.startswith("implementation,case,form,length,quantity,A,B,B/A,at least,at most\n")
