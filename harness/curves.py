@@ -1,7 +1,6 @@
 """Records of a cost as curves over length, one for each implementation, case, form and dtype: fitted, ranked and drawn."""
 
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from functools import cache
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from harness import catalogue, clock, growth
+from harness import catalogue, clock, growth, report
 from harness.cell import OK, Record
 from harness.plan import outside
 
@@ -70,10 +69,10 @@ class Curve:
     def note(self) -> str:
         """How the cells ended that have no number: said once where it is the same, or differs by numbers alone."""
         by_length = sorted(self.failed, key=lambda r: int(r.cell.settings["length"]))
-        said = {re.sub(r"[-\d][\d,.]*", "", r.in_brief): r.in_brief for r in by_length}  # of the longest
+        said = report.once(r.in_brief for r in by_length)
         lengths = list(dict.fromkeys(int(r.cell.settings["length"]) for r in by_length))
         where = f" (at {', '.join(f'{n:,}' for n in lengths)})" if said and self.good else ""
-        return "; ".join(said.values()) + where
+        return "; ".join(said) + where
 
     def declared(self, what: str) -> str:
         """The growth that the file of an operator declares (of time, step, memory, state); of a model, what its paper says."""

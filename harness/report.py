@@ -1,6 +1,7 @@
 """Records become tables, tables become text and files; loads no code under test."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -124,8 +125,13 @@ def refusals(records: Sequence[Record]) -> str:
     for record in records:
         reasons.setdefault(record.cell.subject, set()).add(record.note if record.outcome == UNSUPPORTED else "")
     return "\n".join(
-        f"{subject} is unsupported: {'; '.join(sorted(said))}" for subject, said in reasons.items() if "" not in said
+        f"{subject} is unsupported: {'; '.join(once(sorted(said)))}" for subject, said in reasons.items() if "" not in said
     )
+
+
+def once(notes: Iterable[str]) -> list[str]:
+    """Notes, each of those that differ by numbers alone said once: the last."""
+    return list({re.sub(r"(?<!\w)-?\d[\d,.]*(?!\w)", "", note): note for note in notes}.values())
 
 
 def message(record: Record, again: str = "harness again {key}") -> str:

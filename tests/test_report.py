@@ -89,3 +89,8 @@ def test_who_crashes_in_one_dtype_alone_is_told_how_not_to_claim_it():
     assert 'float16 and bfloat16: every cell; if it is made for float32 alone, say so: dtypes = ("float32",)' in told
     assert "say so" not in report.failures([*halves, ended("ok", "float16"), ended("ok", "bfloat16")]), "it can do these"
     assert "say so" not in report.failures(halves), "nothing is left that it can do"
+
+
+def test_notes_that_differ_by_numbers_alone_are_said_once_and_names_with_digits_are_none():
+    notes = ["28,672 bytes at least", "61,440 bytes at least", "no int8", "no int4"]
+    assert report.once(notes) == ["61,440 bytes at least", "no int8", "no int4"]
