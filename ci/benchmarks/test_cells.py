@@ -19,8 +19,11 @@ BEFORE = {"scale": "smoke", "length": "64", "dtype": "float32", "rounds": "1"}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    words = request.read(metafunc.config.getoption("cells").split())
-    cells = plan.cells(*plan.selection({"suite": "speed", **BEFORE, **words}))
+    try:
+        words = request.read(metafunc.config.getoption("cells").split())
+        cells = plan.cells(*plan.selection({"suite": "speed", **BEFORE, **words}))
+    except (catalogue.WrongRequest, catalogue.NotFound) as error:
+        raise pytest.UsageError(f"--cells: {error}") from None
     metafunc.parametrize("cell", cells, ids=_name)
 
 
