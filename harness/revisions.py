@@ -150,10 +150,12 @@ def ask(side: Side, suite: str, words: Sequence[str], results: Path, watch: Call
 
 
 def _of_checkout(name: str, top: Path) -> str:
-    """A file, named from the current folder or wholly, by its place in the checkout; a module is left as it is."""
+    """A file by its place in the checkout, named from the current folder, wholly, or as it is told; a module is left as it is."""
     if not name.endswith(".py"):
         return name
     file = Path(name).expanduser()
+    if not file.exists() and (top / file).exists():
+        return file.as_posix()
     file = file.parent.resolve() / file.name
     if not file.is_relative_to(top):
         raise WrongRequest(

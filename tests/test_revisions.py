@@ -49,6 +49,13 @@ def test_the_users_tree_is_only_read_and_nothing_stays_behind(
     assert git(repository, "worktree", "list").count("\n") == 1
 
 
+def test_a_file_is_named_from_the_current_folder_or_as_the_message_names_it(repository: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(repository / "harness")
+    with revisions.checkouts("main", ".") as sides:
+        for name in ("costs.py", "harness/costs.py", str(repository / "harness" / "costs.py")):
+            assert revisions.handed({"impl": name}, sides) == {"impl": "harness/costs.py"}
+
+
 def test_an_installed_harness_that_wins_over_that_of_the_checkout_is_refused(repository: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(repository)
     good = revisions._environment
