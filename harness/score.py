@@ -47,6 +47,8 @@ def resolved(name: str, subjects: Iterable[str]) -> list[str]:
     if found := [subject for subject in known if name in _names(subject)]:
         return found
     files = dict.fromkeys(subject.partition(":")[0] for subject in known)
+    if of_spec := [file for file in files if file.startswith(f"{name}/")]:
+        raise catalogue.NotFound(f"{name} is a spec: {', '.join(of_spec)} compute it.\n  Try: harness score {of_spec[0]}")
     alike = files if "/" in name else dict.fromkeys(file.partition("/")[2] for file in files)
     raise catalogue.NotFound(
         f"no implementation named {name!r}.{catalogue.suggestion(name, alike, 'harness list implementations')}"

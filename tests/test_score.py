@@ -179,6 +179,8 @@ def test_the_command_prints_a_card_and_refuses_what_is_not_there(tmp_path: Path)
         2,
         "harness: no implementation named 'rotary/pears'. Did you mean 'rotary/pairs'?",
     )
+    with pytest.raises(NotFound, match=r"rotary is a spec: rotary/a, rotary/b compute it\.\n  Try: harness score rotary/a"):
+        score.resolved("rotary", ["rotary/a:x", "rotary/a:y", "rotary/b"])
     nothing = said("rotary/complex", cwd=tmp_path)
     assert nothing.returncode == 2
     assert nothing.stderr == (
