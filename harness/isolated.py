@@ -9,6 +9,7 @@ import os
 import select
 import signal
 import socket
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -53,6 +54,7 @@ class Stand:
         theirs.close()
         self.line, self.stream = ours, ours.makefile("rwb")
         self.alive = os.pidfd_open(self.process)
+        self.heard = 0.0  # when the last answer began to come, by time.perf_counter
 
     def contestant(self, cell: Cell) -> "Isolated":
         """The implementation that a cell names, loaded over there."""
@@ -70,6 +72,7 @@ class Stand:
         try:
             if self.line not in select.select(waiting, [], [])[0]:
                 raise EOFError  # a child of theirs may hold the line open
+            self.heard = time.perf_counter()
             header, answer = _receive(self.stream)
         except (EOFError, ConnectionResetError):
             self._end_alike()
@@ -100,6 +103,11 @@ class Isolated:
     def __init__(self, stand: Stand, spec: Spec, gradients: bool, deterministic: bool):
         self.spec, self.gradients, self.deterministic = spec, gradients, deterministic
         self._stand = stand
+
+    @property
+    def heard(self) -> float:
+        """When its last answer began to come, by time.perf_counter of the judge: a large one is long on its way."""
+        return self._stand.heard
 
     def ways(self, case: Case, family: str, seed: int, form: str) -> tuple[dict[str, Bunch], str]:
         """See `asking.ways`."""

@@ -20,6 +20,7 @@ from harness.claims import Claim, Side, claimed
 from harness.cost import of_sample
 from harness.curves import Curve
 from harness.implementation import Implementation, check_compiled
+from harness.isolated import Isolated
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -128,7 +129,7 @@ def plan(selection: "Selection") -> Iterator[Cell]:
     return work.cells(selection, "speed", selection.settings["rounds"])
 
 
-def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, str], None]) -> Answer:
+def measure(cell: Cell, contestant: Implementation | Isolated, progress: Callable[[float, str], None]) -> Answer:
     """Samples in seconds of a call that was judged, with what it must do at least and what this machine can do at most."""
     check_compiled(cell)
     spec, question = contestant.spec, work.question(cell, contestant.spec)
@@ -142,7 +143,7 @@ def measure(cell: Cell, contestant: Implementation, progress: Callable[[float, s
     question = replace(question, seed=chance.randrange(2**32))
     began = time.perf_counter()
     values, got = contestant.costed("timed", question, chance.randrange(2**16))
-    took = time.perf_counter() - began
+    took = (contestant.heard if isinstance(contestant, Isolated) else time.perf_counter()) - began
     values |= {key: before.values[key] for key in ("first_s", "prepare_s")}
     if complaint := _clock_complaint(values, took, cell.device) or _threads_complaint(values, question.threads, cell.device):
         return Answer(WRONG, {}, complaint)

@@ -283,6 +283,17 @@ def test_memory_of_a_library_within_a_call_is_not_told_as_none():
         cost.weighed(contestant(by_numpy), question(b=1, d=512))
 
 
+def test_a_process_that_grows_too_much_is_looked_at_twice(monkeypatch: pytest.MonkeyPatch):
+    """Where memory was short, 177 MB were seen once of honest attention that takes 58."""
+    seen = [2**30, 0]
+    monkeypatch.setattr(cost.memory, "resident", lambda call: (call(), seen.pop(0))[1])
+    cost.weighed(contestant(norm), question())
+    assert not seen
+    seen += [2**30, 2**30]
+    with pytest.raises(Unsupported, match="cannot be counted"):
+        cost.weighed(contestant(norm), question())
+
+
 def test_what_works_in_another_process_is_neither_timed_nor_weighed():
     """A child that was forked before and waits for work, or one for each call, is seen; one that sleeps all the time is not."""
     waiting, idle = (subprocess.Popen("cat", stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(2))

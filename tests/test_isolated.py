@@ -2,6 +2,7 @@
 
 import os
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,15 @@ def test_both_sides_give_the_same_answers(stand: isolated.Stand):
         assert isinstance(ours, str) or set(ours) == set(theirs)
     x = here.spec.inputs(case)
     assert torch.equal(there.answered(x, case, []).out, here.answered(x, case, []).out)
+
+
+def test_it_is_heard_when_its_answer_begins_to_come_however_long_that_is(stand: isolated.Stand, monkeypatch: pytest.MonkeyPatch):
+    """What passes on the way is no time of its own: large answers made honest clocks fall behind the judge's."""
+    contestant, genuine = stand.contestant(cell()), isolated._receive
+    monkeypatch.setattr(isolated, "_receive", lambda stream: (time.sleep(0.3), genuine(stream))[1])
+    case = contestant.spec.case("plain", torch.float32)
+    contestant.answered(contestant.spec.inputs(case, "normal", 0, cotangents=False), case, [])
+    assert time.perf_counter() - contestant.heard >= 0.3
 
 
 def test_what_it_raises_over_there_is_told_here(stand: isolated.Stand):
