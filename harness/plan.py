@@ -202,8 +202,8 @@ def seconds(asked: Sequence[Cell], suite: ModuleType, stored: Iterable[Record]) 
 
 
 def of_any_seed(cell: Cell) -> str:
-    """The key of a cell, whatever its seed."""
-    return replace(cell, seed=0).key
+    """The key of a cell, whatever its seed and its round."""
+    return replace(cell, seed=0, settings={key: value for key, value in cell.settings.items() if key != "round"}).key
 
 
 def _implementations(spec: str, patterns: str) -> list[tuple[catalogue.Item, str]]:

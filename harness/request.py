@@ -35,8 +35,8 @@ class Request:
         chosen, newest = self.selection, {record.cell.key: record for record in self.read()}.values()
         narrowed = [word for word in chosen.seen if word in chosen.settings and not chosen.patterns(word)[:1].isdecimal()]
         settings = {**chosen.settings, **dict.fromkeys(narrowed, "*")}
-        if "batch" in settings and newest:
-            settings["batch"] = ",".join(map(str, sorted({int(record.cell.settings["batch"]) for record in newest})))
+        for word in {"batch", "length"} & settings.keys() if newest else ():
+            settings[word] = ",".join(map(str, sorted({int(record.cell.settings[word]) for record in newest})))
         dtypes = ",".join({record.cell.dtype: None for record in newest}) or "*"
         everything = plan.Selection({**plan.WORDS, "dtype": dtypes}, settings)
         cells = [*plan.cells(everything, self.suite), *self.cells]

@@ -46,14 +46,14 @@ def test_a_store_is_read_once_for_what_is_answered_and_how_long_the_rest_takes(t
     assert Request(read([*words, "rerun=true"])).split() == ([(cell, code)], [], {cell: 7.0})
 
 
-def test_what_a_run_of_one_dtype_or_batch_did_not_ask_stays_in_the_tables(tmp_path: Path):
-    words = {"suite": "speed", "spec": "rotary", "impl": "pairs", "form": "forward", "length": "128", "rounds": "1"}
+def test_what_a_run_of_one_dtype_batch_length_or_number_of_rounds_did_not_ask_stays_in_the_tables(tmp_path: Path):
+    words = {"suite": "speed", "spec": "rotary", "impl": "pairs", "form": "forward", "results": str(tmp_path)}
     asked = [
-        {**words, "results": str(tmp_path), "dtype": dtype, "batch": batch}
-        for dtype, batch in (("float32", "1"), ("bfloat16", "8"))
+        {**words, "dtype": dtype, "batch": batch, "length": length, "rounds": rounds}
+        for dtype, batch, length, rounds in (("float32", "1", "128", "1"), ("bfloat16", "8", "4096", "2"))
     ]
     for of in asked:
-        (cell,) = Request(of).cells
+        cell = Request(of).cells[0]
         Store(tmp_path).append(Record(cell, "ok", {}, "", {}, machine.name(), machine.versions(), 7.0, "2026", "r"))
     for of in asked:
         assert [(r.cell.dtype, r.cell.settings["batch"]) for r in Request(of).stored()] == [("float32", 1), ("bfloat16", 8)]
