@@ -1,9 +1,10 @@
-"""Headline claims of papers about costs, each a ratio of two curves, held against what was measured here.
+"""Headline claims of papers about costs, each a ratio of two curves measured in one run, held against what was measured here.
 
 A claim shows where the interval of the ratio lies wholly on the claimed side of its bound, is refuted where it lies wholly on the
 other, and is not resolved where it does neither.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -51,9 +52,10 @@ def claimed(claims: Sequence[Claim], curves: Sequence[Curve], key: str) -> list[
     """A row for each claim of which both sides were measured."""
     rows = []
     for claim in claims:
-        more, less = (_curve(curves, side, key) for side in (claim.more, claim.less))
-        if more is None or less is None:
+        both = _together(_curve(curves, claim.more), _curve(curves, claim.less), key)
+        if both is None:
             continue
+        more, less = both
         lengths = sorted(set(more) & set(less))
         if claim.more.shortest or claim.less.shortest:
             lengths = []  # each at its own
@@ -86,12 +88,18 @@ def table(rows: Sequence[dict[str, Any]]) -> "dict[str, pd.DataFrame]":
     return {"What the papers claim": pd.DataFrame(rows)} if rows else {}
 
 
-def _curve(curves: Sequence[Curve], side: Side, key: str) -> dict[int, list[float]] | None:
+def _curve(curves: Sequence[Curve], side: Side) -> Curve | None:
     asked = (side.subject, side.form, side.case, "float32", 1)
-    for curve in curves:
-        if (curve.subject, curve.form, curve.case, curve.dtype, curve.batch) == asked:
-            return curve.measured(key) or None
-    return None
+    return next((c for c in curves if (c.subject, c.form, c.case, c.dtype, c.batch) == asked), None)
+
+
+def _together(more: Curve | None, less: Curve | None, key: str) -> tuple[dict[int, list[float]], dict[int, list[float]]] | None:
+    """What was measured of both, by the run that asked them over the widest range of lengths: of such runs, the last."""
+    if more is None or less is None:
+        return None
+    others = less.by_run(key)
+    pairs = [(of, others[run]) for run, of in more.by_run(key).items() if of and others.get(run)]
+    return max(pairs, key=lambda pair: math.prod(max(of) / min(of) for of in pair), default=None)
 
 
 def _at(of: dict[int, list[float]], side: Side, lengths: Sequence[int]) -> int:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ only_tells = True  # no record hangs on it
 
 MODELS = "language models"
 PER_PANEL = 9  # curves, as many as can be told apart
+TIMED = ("seconds",)  # values that hang on what else ran meanwhile; what is counted does not
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,24 @@ class Curve:
         """Samples of a value by length, of the lengths that have one."""
         return {n: of for n, of in self.samples(key).items() if of}
 
+    def by_run(self, key: str) -> dict[str, dict[int, list[float]]]:
+        """What was measured of a value, run by run, the last one first: only within a run is one time held against another. What
+        is counted hangs on no run, and all of it stands together under no name."""
+        if key not in TIMED:
+            return {"": self.measured(key)}
+        ended: dict[str, str] = {}
+        for r in (r for of in self.good.values() for r in of):
+            ended[r.run] = max(ended.get(r.run, ""), r.at)
+        runs = sorted(ended, key=ended.__getitem__, reverse=True)
+        return {run: replace(self, good=self._good_in(run)).measured(key) for run in runs}
+
+    def _good_in(self, run: str) -> dict[int, list[Record]]:
+        return {n: kept for n, of in self.good.items() if (kept := [r for r in of if r.run == run])}
+
     def fitted(self, key: str) -> growth.Fit | None:
-        """The growth of a value; rounds are samples of the same number at each length."""
-        samples = self.measured(key)
-        least = min(map(len, samples.values()), default=0)
-        return growth.fit({str(n): of[:least] for n, of in samples.items()}) if least else None
+        """The growth of a value, by the run that went to the greatest length: of such runs, the last."""
+        fits = filter(None, map(_fit, self.by_run(key).values()))
+        return max(fits, key=lambda found: found.lengths[-1], default=None)
 
     @property
     def note(self) -> str:
@@ -89,6 +103,12 @@ class Curve:
         with suppress(catalogue.NotFound, OSError):
             return catalogue.implementation(self.spec, records[0].cell.implementation).facts.get("grows", {})
         return {}
+
+
+def _fit(samples: Mapping[int, Sequence[float]]) -> growth.Fit | None:
+    """The growth of samples by length; rounds are the same number at each."""
+    least = min(map(len, samples.values()), default=0)
+    return growth.fit({str(n): of[:least] for n, of in samples.items()}) if least else None
 
 
 OF_PAPERS = {
@@ -201,19 +221,18 @@ def _label(axis: Any, lengths: Sequence[int]) -> None:
 
 def standing(curve: Curve, key: str, among: Sequence[Curve], at: int) -> float | None:
     """How many times the best of those that answered the same question in the same run it takes, at one length."""
-    own = _by_run(curve, key, at)
+    mates = [_middles(mate, key, at) for mate in among if mate.question == curve.question]
     ratios = []
-    for run, middle in own.items():
-        rivals = [other[run] for other in (_by_run(c, key, at) for c in among if c.question == curve.question) if run in other]
+    for run, middle in _middles(curve, key, at).items():
+        rivals = [of[run] for of in mates if run in of]
         if len(rivals) > 1 and (middle == min(rivals) or min(rivals) > 0):  # of nothing, nothing is a multiple but itself
             ratios.append(middle / min(rivals) if middle else 1.0)
     return clock.middle(ratios) if ratios else None
 
 
-def _by_run(curve: Curve, key: str, at: int) -> dict[str, float]:
-    records = sorted(curve.good.get(at, ()), key=lambda r: r.run)
-    by_run = {run: samples(of, key) for run, of in groupby(records, key=lambda r: r.run)}
-    return {run: clock.middle(found) for run, found in by_run.items() if found}
+def _middles(curve: Curve, key: str, at: int) -> dict[str, float]:
+    """Medians at one length, run by run."""
+    return {run: clock.middle(of[at]) for run, of in curve.by_run(key).items() if at in of}
 
 
 def ratio(more: Sequence[float], less: Sequence[float]) -> tuple[float, float, float] | None:

@@ -12,7 +12,7 @@ SLOW, FAST = Side("attention/plain", "forward", case="causal"), Side("attention/
 def records(subject: str, by_length: dict[int, list[float]], form: str = "forward", **changes) -> list[Record]:
     spec, _, name = subject.partition("/")
     implementation, _, variant = name.partition(":")
-    said = {"case": "causal", "dtype": "float32", "batch": 1, "outcome": OK} | changes
+    said = {"case": "causal", "dtype": "float32", "batch": 1, "outcome": OK, "run": "run"} | changes
     return [
         Record(
             Cell(
@@ -32,7 +32,7 @@ def records(subject: str, by_length: dict[int, list[float]], form: str = "forwar
             {},
             1.0,
             "2026-01-01",
-            "run",
+            said["run"],
         )
         for n, samples in by_length.items()
     ]
@@ -125,6 +125,14 @@ def test_larger_batches_are_not_taken_for_single_ones():
     assert row["ratio here"].startswith("2 ")
     eight = curves(slow[:1], records(FAST.subject, {64: around(1.0)}))
     assert claimed([claim(above=1.0)], eight, "seconds") == [], "a batch of eight against one row"
+
+
+def test_both_sides_are_of_one_run():
+    slow, fast = records("attention/plain", {64: around(2.0)}), records(FAST.subject, {64: around(1.0)})
+    loaded = records("attention/plain", {64: around(0.1)}, run="loaded")
+    (row,) = claimed([claim(above=1.0)], curves(slow, fast, loaded), "seconds")
+    assert row["ratio here"].startswith("2 "), "the time of another run is held against this one's"
+    assert claimed([claim(above=1.0)], curves(loaded, fast), "seconds") == [], "never measured side by side"
 
 
 def test_exact_numbers_have_no_interval():

@@ -95,6 +95,19 @@ def test_growth_is_fitted_where_all_three_lengths_were_measured():
     assert curve.fitted("peak_bytes") is None
 
 
+def test_growth_is_of_one_run_alone():
+    quiet = timed("rotary/pairs")
+    busy = [record("rotary/pairs", n, {"seconds": [4e-6 * n] * 9}, run="b") for n in (128, 256)]
+    (curve,) = curves.of([*quiet, *busy])
+    assert curve.fitted("seconds").lengths == LENGTHS
+    assert curve.fitted("seconds").exponent == pytest.approx(1.0), "times of a busy machine are held against those of a quiet one"
+    again = [replace(r, run="b") for r in timed("rotary/pairs", round=1)]
+    (curve,) = curves.of([*quiet, *again, *busy])
+    assert curve.fitted("seconds").lengths == (64, 128, 256), "the run that went furthest says how it grows"
+    (counted,) = curves.of([record("rotary/pairs", n, {"peak_bytes": 8 * n}, run=f"run {n}") for n in LENGTHS])
+    assert counted.fitted("peak_bytes").exponent == pytest.approx(1.0), "what is counted hangs on no run"
+
+
 def test_fewer_samples_at_one_length_shorten_the_others():
     records = [record("rotary/pairs", n, {"seconds": [1e-6 * n] * count}) for n, count in zip(LENGTHS, (9, 9, 7), strict=True)]
     (curve,) = curves.of(records)
