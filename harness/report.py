@@ -1,6 +1,7 @@
 """Records become tables, tables become text and files; loads no code under test."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -99,8 +100,9 @@ def failures(records: Sequence[Record], again: str = "harness again {key}") -> s
     for record in records:
         if record.outcome not in (OK, UNSUPPORTED):
             failing.setdefault((record.cell.subject, record.outcome), []).append(record)
+    asked = Counter(record.cell.subject for record in records)
     return "\n\n".join(
-        _failure(group, again) + (_narrower(subject, records) if outcome == CRASHED else "")
+        _failure(group, again, asked[subject]) + (_narrower(subject, records) if outcome == CRASHED else "")
         for (subject, outcome), group in failing.items()
     )
 
@@ -160,11 +162,13 @@ def _question(cell: Cell) -> str:
     return " ".join(f"{key}={value}" for key, value in words.items())
 
 
-def _failure(group: Sequence[Record], again: str) -> str:
+def _failure(group: Sequence[Record], again: str, asked: int) -> str:
     first = group[0]
     said = message(first, again)
     if len(group) == 1:
         return said
+    if len(group) == asked:
+        return f"{said}\n  so do all the others of its {asked:,} cells"
     cases = ", ".join(dict.fromkeys(record.cell.case for record in group))
     dtypes = ", ".join(dict.fromkeys(record.cell.dtype for record in group))
     return f"{said}\n  {len(group) - 1} more of its cells fail; cases: {cases}; dtypes: {dtypes}"

@@ -151,13 +151,17 @@ class Worker:
                 return
             cell, digests = self.batch.popleft()
             answer, time_s = answered
+            answers = [(cell, digests, answer, time_s)]
+            if answer.values.get("loaded") is False:  # nor will it be for the next cell
+                answers += [(cell, digests, answer, 0.0) for cell, digests in self.batch]
+                self.batch.clear()
             if answer.outcome not in (OK, WRONG, UNSUPPORTED):
                 self.stop()  # what failed once may have left anything behind
                 if self.busy:
                     self._start()
             if self.busy:
                 self._ask()
-            yield cell, digests, answer, time_s
+            yield from answers
 
     def stop(self) -> None:
         """End the process and all that it started."""

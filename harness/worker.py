@@ -15,7 +15,7 @@ import sysconfig
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 LIBRARIES = re.compile(r".*/(site|dist)-packages/")
 LARGEST_FILE = 8 * 2**30
 SECONDS_BETWEEN_REPORTS = 0.1
+NOT_LOADED = {"loaded": False}  # values of an answer that is the same in every cell
 
 
 def serve(line: socket.socket, output: str, memory_bytes: int, threads: int) -> None:
@@ -57,13 +58,15 @@ def asked(cell: Cell, progress: Progress = lambda fraction, doing: None, stand: 
 
     A suite that only judges says `isolated = True`: what it judges is then loaded in the other process, on the `stand`.
     """
+    contestant: Any = None
     try:
         item = catalogue.find("suite", cell.suite)
         apart = stand if item.facts.get("isolated") else None
         contestant = apart.contestant(cell) if apart else Implementation.of(cell)
         return catalogue.load(item.path).measure(cell, contestant, progress)
     except BaseException as error:
-        return answer_to(error)
+        answer = answer_to(error)
+        return answer if contestant or answer.outcome != CRASHED else replace(answer, values=NOT_LOADED)
 
 
 def answer_to(error: BaseException) -> Answer:
@@ -133,6 +136,9 @@ def _ran_out_of_memory(error: BaseException) -> bool:
 def _described(error: BaseException) -> str:
     if isinstance(error, SystemExit):
         return f"called exit({'' if error.code is None else error.code})"
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        library = error.name.partition(".")[0]
+        error.add_note(f'a library? requires = ("{library}",) in the file makes it unsupported where that is not installed')
     notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
     return f"raised {type(error).__name__}: {_first_line(error)}{notes}"
 

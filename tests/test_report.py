@@ -83,6 +83,12 @@ def test_a_crash_does_not_hide_what_is_wrong():
     assert "rotary/mine is wrong in case plain, float32" in told
 
 
+def test_who_fails_everywhere_is_told_so_without_a_list_of_cases():
+    told = report.failures([ended("crashed", dtype) for dtype in ("float32", "float16", "bfloat16")])
+    assert told.endswith("so do all the others of its 3 cells")
+    assert "so do all" not in report.failures([ended("ok", "float32"), *(ended("crashed", "float16") for _ in range(2))])
+
+
 def test_who_crashes_in_one_dtype_alone_is_told_how_not_to_claim_it():
     halves = [ended("crashed", "float16"), ended("unsupported", "float16", "long"), ended("crashed", "bfloat16")]
     told = report.failures([ended("ok", "float32"), *halves])

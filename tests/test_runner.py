@@ -45,6 +45,22 @@ def test_where_the_machine_is_full_the_largest_worker_is_ended_and_told(monkeypa
     assert "the machine had too little left for all that ran; alone it may pass: workers=1" in records[0].note
 
 
+def test_a_file_that_cannot_be_loaded_is_tried_once_and_no_cell_is_left_out(tmp_path: Path):
+    (tmp_path / "mine.py").write_text(
+        f'"""Mine."""\nopen({str(tmp_path / "loads")!r}, "a").write("load ")\nimport nowhere\ndef prepare(case): ...\n'
+    )
+    families = ("normal", "large", "needle")
+    cells = [
+        Cell("correctness", "rotary", str(tmp_path / "mine.py"), "", "plain", "float32", settings={"family": f}) for f in families
+    ]
+    records = list(runner.run([(cell, {}) for cell in cells], runner.Limits(workers=1), None))
+    assert [record.cell for record in records] == cells
+    assert {(record.outcome, record.note.partition(" (")[0]) for record in records} == {
+        ("crashed", "raised ModuleNotFoundError: No module named 'nowhere'")
+    }
+    assert (tmp_path / "loads").read_text() == "load ", "each cell waits for another process that fails alike"
+
+
 def test_a_run_that_ends_before_its_first_cell_leaves_no_process_that_imports(tmp_path: Path):
     """It would write into the folders of a comparison while these are removed."""
     code = "from harness import runner; runner.start_early(); print(runner.forkserver._forkserver._forkserver_pid)"

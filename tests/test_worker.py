@@ -30,6 +30,11 @@ class Mute(Exception):
             "crashed",
             "raised RuntimeError: bad shape, at ",
         ),
+        (
+            ModuleNotFoundError("No module named 'flash_attn.ops'", name="flash_attn.ops"),
+            "crashed",
+            "raised ModuleNotFoundError: No module named 'flash_attn.ops' (a library? requires = (\"flash_attn\",) in the file",
+        ),
         (SystemExit(3), "crashed", "called exit(3), at "),
         (Mute(), "crashed", "raised Mute: with a message that cannot be printed, at "),
         (KeyboardInterrupt(), "crashed", "raised KeyboardInterrupt: without a message, at "),
