@@ -389,10 +389,20 @@ def _identifier(name: str) -> str:
     return "".join(c if c.isalnum() else "_" for c in name).lstrip("0123456789") or "mine"
 
 
+def _check_text(words: Sequence[str]) -> None:
+    """WrongRequest where a word, the name of a file as a rule, has bytes that are no text: no table could name it."""
+    for word in words:
+        if word.encode(errors="replace") != word.encode(errors="surrogatepass"):
+            raise plan.WrongRequest(
+                f"{word!r} is no text in UTF-8.\n  Rename the file, or take a locale of UTF-8: LC_ALL=C.UTF-8"
+            )
+
+
 def main() -> None:
     """Run the command line; a wrong request is a message and status 2; an interruption, or an end asked for, is status 130."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as ^C does, it ends what was begun and takes away what was made
     try:
+        _check_text(sys.argv[1:])
         app()
     except (plan.WrongRequest, catalogue.NotFound, ContractError, OSError) as error:
         typer.echo(f"harness: {error}", err=True)

@@ -275,8 +275,9 @@ def test_a_file_without_prepare_is_told_so(tmp_path: Path):
         (["new", "implementation", "torch", "spec=rotary"], "'torch' is no name for a module of yours"),
         (["new", "implementation", "class", "spec=rotary"], "'class' is no name for a module of yours"),
         (["check", "os.path", "spec=rotary", "case=plain", "impl=pairs"], "`check` judges os.path alone"),
+        (["check", "mine\udcff.py", "spec=rotary"], "is no text in UTF-8.\n  Rename the file"),
     ],
-    ids=lambda value: "_".join(value) if isinstance(value, list) else "",
+    ids=lambda value: "_".join(value).replace("\udcff", "?") if isinstance(value, list) else "",
 )
 def test_odd_requests_are_refused_in_a_sentence(words: list[str], part: str, tmp_path: Path):
     said = harness(*words, cwd=tmp_path)
