@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -85,11 +85,12 @@ def run(words: Words = None) -> None:
     records += progress.follow(todo, request.limits, request.store, seconds)
     if not tables:
         typer.echo(report.summary(records))
-        raise typer.Exit(_status(records))
+        _close(records)
     typer.echo(report.render(report.tables(request.suite, records), "text"))
     files = pages.write(request.store.root, request.title, request.suite, request.stored())
     typer.echo(f"\n{report.summary(records)} ({len(records) - len(todo)} from the store)")
     typer.echo("written: " + ", ".join(map(str, files)))
+    _tell_grades(records)
     _close(records)
 
 
@@ -138,10 +139,11 @@ def check(
         settings["spec"] = declared
     request = Request({"suite": "correctness", **settings, "impl": name})
     todo: list[tuple[Any, dict[str, str]]] = [(cell, {}) for cell in request.cells]
-    records = progress.follow(todo, request.limits, None, {})
+    words_again = f"harness check {shlex.quote(path)} " + "spec={cell.spec} case={cell.case} dtype={cell.dtype} {question}"
+    records = progress.follow(todo, request.limits, None, {}, words_again)
     typer.echo(report.render(report.tables(request.suite, records), "text"))
     typer.echo(f"\n{report.summary(records)}")
-    words_again = f"harness check {shlex.quote(path)} " + "spec={cell.spec} case={cell.case} dtype={cell.dtype} {question}"
+    _tell_grades(records)
     _close(records, words_again)
 
 
@@ -367,11 +369,16 @@ def _show(frames: Any, form: str, out: Path | None, lines: Sequence[str] = ()) -
         typer.echo(("\n" if lines and read else "") + report.render(frames, form))
 
 
-def _close(records: Sequence[Any], again: str = "harness again {key}") -> None:
+def _tell_grades(records: Sequence[Any]) -> None:
     from harness import report
 
     if said := report.legend(records):
         typer.echo(said)
+
+
+def _close(records: Sequence[Any], again: str = "harness again {key}") -> NoReturn:
+    from harness import report
+
     for said in filter(None, (report.refusals(records), report.failures(records, again))):
         typer.echo("\n" + said, err=True)
     raise typer.Exit(_status(records))

@@ -8,8 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from harness import runner
-from harness.cell import Cell, Record
+from harness import report, runner
+from harness.cell import OK, UNSUPPORTED, Cell, Record
 from harness.store import Store
 
 SECONDS_BEFORE_SHOWING = 1.0
@@ -17,11 +17,15 @@ SECONDS_BETWEEN_LINES = 15.0
 
 
 def follow(
-    todo: Sequence[tuple[Cell, dict[str, str]]], limits: runner.Limits, store: Store | None, seconds: Mapping[Cell, float]
+    todo: Sequence[tuple[Cell, dict[str, str]]],
+    limits: runner.Limits,
+    store: Store | None,
+    seconds: Mapping[Cell, float],
+    again: str = "harness again {key}",
 ) -> list[Record]:
     """Run cells, which take about so many seconds, and return their records.
 
-    On an interruption it says what is kept, and exits with status 130."""
+    On an interruption it says what failed so far and what is kept, and exits with status 130."""
     if not todo:
         return []
     records: list[Record] = []
@@ -30,14 +34,15 @@ def follow(
         with shown(meter) as show:
             for record in runner.run(todo, limits, store, show.update):
                 records.append(record)
-                meter.finished(record.cell)
+                meter.finished(record.cell, record.outcome not in (OK, UNSUPPORTED))
     except KeyboardInterrupt:
         kept = (
             f"{len(records)} of {len(todo)} answers are stored; the same command goes on from there"
             if store
             else "nothing is stored"
         )
-        print(f"\nharness: interrupted; {kept}", file=sys.stderr)
+        failed = report.failures(records, again)
+        print("\n".join(filter(None, ["", failed, f"harness: interrupted; {kept}"])), file=sys.stderr)
         raise SystemExit(130) from None
     return records
 
@@ -55,14 +60,20 @@ class Meter:
         self.cost = dict(cost)
         self.total = sum(self.cost.values())
         self.done = 0.0
-        self.pieces_done = 0
+        self.pieces_done = self.failed = 0
         self.running: Mapping[Any, tuple[float, str]] = {}
         self.began = time.monotonic()
 
-    def finished(self, piece: Any) -> None:
+    def finished(self, piece: Any, failed: bool = False) -> None:
+        self.failed += failed
         self.done += self.cost[piece]
         self.pieces_done += 1
         self.running = {other: at for other, at in self.running.items() if other != piece}
+
+    @property
+    def count(self) -> str:
+        """`12/99 cells, 3 failed`."""
+        return f"{self.pieces_done}/{len(self.cost)} {self.unit}" + (f", {self.failed} failed" if self.failed else "")
 
     @property
     def fraction(self) -> float:
@@ -111,8 +122,7 @@ class _Bar:
     def update(self, running: Mapping[Any, tuple[float, str]]) -> None:
         meter = self.meter
         meter.running = running
-        count = f"{meter.pieces_done}/{len(meter.cost)} {meter.unit}"
-        self.progress.update(self.task, completed=meter.fraction, description=meter.doing, count=count, left=meter.left)
+        self.progress.update(self.task, completed=meter.fraction, description=meter.doing, count=meter.count, left=meter.left)
 
 
 class _Lines:
@@ -133,11 +143,7 @@ class _Lines:
         meter.running = running
         if time.monotonic() - self.last >= SECONDS_BETWEEN_LINES:
             self.last = time.monotonic()
-            print(
-                f"{meter.fraction:4.0%}  {meter.pieces_done}/{len(meter.cost)} {meter.unit}  {meter.left}  {meter.doing}",
-                file=sys.stderr,
-                flush=True,
-            )
+            print(f"{meter.fraction:4.0%}  {meter.count}  {meter.left}  {meter.doing}", file=sys.stderr, flush=True)
 
 
 def _minutes(seconds: float) -> str:
