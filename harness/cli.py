@@ -7,6 +7,7 @@ import keyword
 import shlex
 import signal
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 RUN = {"tables": True}  # words that `run` alone understands, with their defaults
-# All that these understand, where the others take what a suite takes.
+# The only words of these three commands; the others take the settings of a suite.
 AGAIN, SCORE, NEW = ("results", "timeout", "memory"), ("format", "out", "machine", "results"), ("spec",)
 Words = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, such as suite=correctness spec=attention.")
@@ -51,9 +52,9 @@ def list_(kind: Annotated[str, typer.Argument(help="specs, implementations or su
 @app.command()
 def show(name: Annotated[str, typer.Argument(help="A spec, an implementation (spec/name) or a suite.")]) -> None:
     """Show one item: for a spec its contract, cases, laws and mistakes."""
-    from harness import show as pages
+    from harness.show import page
 
-    typer.echo(pages.page(name))
+    typer.echo(page(name))
 
 
 @app.command("plan")
@@ -61,10 +62,7 @@ def plan_(words: Words = None) -> None:
     """Say what `run` would ask, and what the store already answers."""
     request = Request(read(words))
     todo, answered, seconds = request.split()
-    counts: dict[tuple[str, str], int] = {}
-    for cell, _ in todo:
-        counts[cell.subject, cell.device] = counts.get((cell.subject, cell.device), 0) + 1
-    for (subject, device), count in counts.items():
+    for (subject, device), count in Counter((cell.subject, cell.device) for cell, _ in todo).items():
         typer.echo(f"{count:6} cells  {subject}  on {device}")
     typer.echo(f"{len(todo)} cells to ask{request.about(seconds)}, {len(answered)} answered already in {request.store.root}/")
 
@@ -112,7 +110,7 @@ def again(
         )
     cell = next(iter(found.values())).cell
     _, suite = plan.selection({"suite": cell.suite})
-    typed = {key: plan.typed_as(key, value, 0.0) for key, value in settings.items()}
+    typed = {word: plan.typed_as(word, value, 0.0) for word, value in settings.items()}
     limits = limits_of(suite, {"timeout": 0.0, "memory": 0.0, "workers": 1} | typed)
     records = progress.follow([(cell, plan.digests(cell, suite))], limits, store, {})
     typer.echo(report.message(records[0]) + _values(records[0].values))
@@ -187,7 +185,7 @@ def new(
     words: Words = None,
 ) -> None:
     """Write a file that runs at once: the start of an implementation of one's own."""
-    from harness import show as pages
+    from harness.show import beginning
 
     settings = read(words, NEW)
     if kind != "implementation":
@@ -196,7 +194,7 @@ def new(
         raise plan.WrongRequest(f"say which spec: harness new implementation {name} spec=NAME\n  All of them: harness list specs")
     spec = catalogue.find("spec", settings["spec"]).name
     file = _new_file(name, spec)
-    file.write_text(pages.beginning(spec))
+    file.write_text(beginning(spec))
     typer.echo(
         f"{file} is written: a copy of the simplest form, to be replaced by yours.\n  Judge it: harness check {file} spec={spec}"
     )
@@ -294,9 +292,9 @@ def score(
 @app.command()
 def doctor() -> None:
     """Say what this machine can do: devices, Triton, compilers, extras."""
-    from harness import doctor as examination
+    from harness.doctor import report
 
-    typer.echo(examination.report())
+    typer.echo(report())
 
 
 def _two(words: Sequence[str]) -> tuple[str, str, dict[str, str]]:
