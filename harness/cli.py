@@ -10,7 +10,6 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -285,8 +284,7 @@ def score(
             + (f"  machines with records of it: {', '.join(others)} (say machine=NAME)\n" if others else "")
             + f"  Measure it: {cards.command('correctness', subjects)}"
         )
-    card: Any = SimpleNamespace(table=lambda records: cards.tables(subjects, records))
-    _show(report.tables(card, records), form, out)
+    _show(report.with_provenance(cards.tables(subjects, records), records), form, out)
 
 
 @app.command()

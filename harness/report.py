@@ -25,22 +25,27 @@ def tables(suite: ModuleType, records: Sequence[Record]) -> "Mapping[str, pd.Dat
     """The tables of a suite; records of nothing make no table."""
     if not records:
         raise ValueError("no records, so no table")
-    return {title: _with_provenance(_with_whole_numbers(frame), records) for title, frame in suite.table(records).items()}
+    return with_provenance(suite.table(records), records)
 
 
-def _with_provenance(frame: "pd.DataFrame", records: Sequence[Record]) -> "pd.DataFrame":
-    """Beside each row, what was judged: digests of code and definition, and the versions below them."""
-    subjects = next((column for column in SUBJECTS if column in frame.columns), None)
-    if subjects is None:
-        return frame
+def with_provenance(frames: "Mapping[str, pd.DataFrame]", records: Sequence[Record]) -> "Mapping[str, pd.DataFrame]":
+    """Beside each row of each table, what was judged: digests of code and definition, and the versions below them."""
     of: dict[str, dict[str, dict[str, None]]] = {}
     for record in records:
         said = of.setdefault(record.cell.subject, {name: {} for name in PROVENANCE})
         said["code"][record.digests.get("implementation", "?")[:DIGITS]] = None
         said["definition"][record.digests.get("spec", "?")[:DIGITS]] = None
         said["versions"][record.libraries] = None
-    columns = {name: [" and ".join(of.get(subject, {}).get(name, {})) for subject in frame[subjects]] for name in PROVENANCE}
-    return frame.assign(**columns)
+    return {title: _beside(_with_whole_numbers(frame), of) for title, frame in frames.items()}
+
+
+def _beside(frame: "pd.DataFrame", of: Mapping[str, Mapping[str, Iterable[str]]]) -> "pd.DataFrame":
+    """A table with columns of what is known of the subject of each row, where its rows have one."""
+    column = next((column for column in SUBJECTS if column in frame.columns), None)
+    if column is None:
+        return frame
+    said = [of.get(subject, {}) for subject in frame[column]]
+    return frame.assign(**{name: [" and ".join(one.get(name, ())) for one in said] for name in PROVENANCE})
 
 
 def render(frames: "Mapping[str, pd.DataFrame]", form: str) -> str:
@@ -79,12 +84,8 @@ def save(frames: "Mapping[str, pd.DataFrame]", form: str, file: Path) -> list[Pa
 
 def summary(records: Sequence[Record]) -> str:
     """How many cells ended how, in one line."""
-    counts: dict[str, int] = {}
-    for record in records:
-        counts[record.outcome] = counts.get(record.outcome, 0) + 1
-    return f"{len(records)} cells: " + ", ".join(
-        f"{count} {outcome.replace('_', ' ')}" for outcome, count in sorted(counts.items())
-    )
+    counts = sorted(Counter(record.outcome for record in records).items())
+    return f"{len(records)} cells: " + ", ".join(f"{count} {outcome.replace('_', ' ')}" for outcome, count in counts)
 
 
 def legend(records: Sequence[Record]) -> str:
@@ -146,13 +147,11 @@ def message(record: Record, again: str = "harness again {key}") -> str:
     family = f", inputs {cell.settings['family']}" if cell.settings.get("family", "normal") != "normal" else ""
     where = f" in case {cell.case}" if cell.case else f" in suite {cell.suite}"
     facts = [record.note if record.note.startswith("  ") else f"  {record.note}"] if record.note else []
-    step = (
-        []
-        if record.outcome in (OK, UNSUPPORTED)
-        else [f"  again: {again.format(key=cell.key, cell=cell, question=_question(cell))}"]
-    )
     dtype = f", {cell.dtype}" if cell.dtype else ""
-    return "\n".join([f"{cell.subject} {what}{where}{dtype}{family}", *facts, *step])
+    lines = [f"{cell.subject} {what}{where}{dtype}{family}", *facts]
+    if record.outcome not in (OK, UNSUPPORTED):
+        lines.append(f"  again: {again.format(key=cell.key, cell=cell, question=_question(cell))}")
+    return "\n".join(lines)
 
 
 def _question(cell: Cell) -> str:
