@@ -184,7 +184,7 @@ def summary(found: Findings) -> str:
     """The first line: what was compared, and what came out."""
     said = [f"{found.head} against {found.base}"]
     if broken := len(found.broken):
-        said.append(f"{many(broken)} {'fails' if broken == 1 else 'fail'} that did not")
+        said.append(f"{how_many(broken)} {'fails' if broken == 1 else 'fail'} that did not")
     if found.costs:
         counts = {name: sum(cost.standing == name for cost in found.costs) for name in (COSTLIER, BETTER, EQUAL)}
         said.append(f"of {len(found.costs)} counts " + _counted(counts))
@@ -196,13 +196,14 @@ def summary(found: Findings) -> str:
         said.append("nothing was compared")
     for role in ("BASE", "HEAD"):
         if alone := sum(one.what.startswith(f"only in {role}") for one in found.apart):
-            said.append(f"{many(alone)} only in {role}")
+            said.append(f"{how_many(alone)} only in {role}")
     if nowhere := sum(one.what == NOWHERE for one in found.apart):
-        said.append(f"{many(nowhere)} unsupported on both sides")
+        said.append(f"{how_many(nowhere)} unsupported on both sides")
     return "; ".join(said)
 
 
-def many(cells: int) -> str:
+def how_many(cells: int) -> str:
+    """`1 cell`, `12 cells`."""
     return f"{cells} cell{'s' * (cells != 1)}"
 
 

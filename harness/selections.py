@@ -6,13 +6,13 @@ nothing of what the next process would give. What was tried many times on the sa
 
 import fnmatch
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness import catalogue, clock, interval, machine
 from harness.cell import OK, Cell, Record
-from harness.findings import OF_THE_MOMENT, describer, many
+from harness.findings import OF_THE_MOMENT, describer, how_many
 from harness.plan import WrongRequest
 from harness.store import Store
 
@@ -24,6 +24,7 @@ OF_RECORDS = ("run", "commit", "machine")
 # Which values are compared where nothing else is said; quantity=* are all of them.
 QUANTITIES = {"speed": "seconds", "correctness": "score", "long-context": "bits_per_byte*", "in-context-learning": "found*"}
 TIMES = ("seconds", "*_s", "*seconds*")
+ADVICE = "  See what is stored: harness table suite=NAME; let both name what is to differ, such as 'length=256' 'length=512'"
 SHARE = 0.975  # of each median, so that both limits of a ratio hold with 95 %
 
 
@@ -68,8 +69,8 @@ class Comparison:
     @property
     def summary(self) -> str:
         cells = len({row.cell for row in self.rows})
-        left = [f"{many(alone)} only in {letter}" for letter, alone in zip("AB", self.unpaired, strict=True) if alone]
-        return "; ".join([self.title, f"{many(cells)} on both sides", *left])
+        left = [f"{how_many(alone)} only in {letter}" for letter, alone in zip("AB", self.unpaired, strict=True) if alone]
+        return "; ".join([self.title, f"{how_many(cells)} on both sides", *left])
 
 
 def choice(letter: str, word: str) -> Choice:
@@ -87,11 +88,11 @@ def compare(first: Choice, second: Choice, suite: str, common: Mapping[str, str]
     """Pair the newest records of two choices by all but what both name, each otherwise, and set their values side by side."""
     records = [record for record in store.read(suite) if Choice("", common).has(record)]
     if not records:
-        raise WrongRequest(_nothing(f"suite={suite} {Choice('', common)}".strip(), list(store.read(suite)), suite, store))
+        raise WrongRequest(_nothing(f"suite={suite} {Choice('', common)}".strip(), common, list(store.read(suite)), suite, store))
     both = [_newest(chosen, [record for record in records if chosen.has(record)], common) for chosen in (first, second)]
     for chosen, found in zip((first, second), both, strict=True):
         if not found:
-            raise WrongRequest(_nothing(f"{chosen.letter} ({chosen})", records, suite, store))
+            raise WrongRequest(_nothing(f"{chosen.letter} ({chosen})", chosen.words, records, suite, store))
     machines = _machines(first, second, both)
     differing = {key for key, value in first.words.items() if second.words.get(key, value) != value}
     a, b = (_by_identity(chosen, found, differing) for chosen, found in zip((first, second), both, strict=True))
@@ -123,19 +124,16 @@ def tables(found: Comparison) -> "dict[str, pd.DataFrame]":
 
 
 def _the_same(first: Choice, second: Choice) -> str:
-    return (
-        f"A ({first}) and B ({second}) are the very same records.\n"
-        "  See what is stored: harness table suite=NAME; let both name what is to differ, such as 'length=256' 'length=512'"
-    )
+    return f"A ({first}) and B ({second}) are the very same records.\n{ADVICE}"
 
 
 def nothing_paired(found: Comparison) -> str:
     """What to say where both sides have records, but none answers to another."""
     only_a, only_b = found.unpaired
     return (
-        f"nothing was compared: {many(only_a)} of A and {only_b} of B, and no two ask the same\n"
+        f"nothing was compared: {how_many(only_a)} of A and {only_b} of B, and no two ask the same\n"
         "  Records are paired by spec, implementation, variant, case, dtype, device, seed and settings, all but what both name.\n"
-        "  See what is stored: harness table suite=NAME; let both name what is to differ, such as 'length=256' 'length=512'"
+        f"{ADVICE}"
     )
 
 
@@ -272,19 +270,16 @@ def _title(
     return f"A: {first}, B: {second}, suite={suite}{words}, {where}{other}"
 
 
-def _nothing(what: str, records: Sequence[Record], suite: str, store: Store) -> str:
-    """That a choice has no records, and what there would be to choose."""
+def _nothing(what: str, words: Iterable[str], records: Sequence[Record], suite: str, store: Store) -> str:
+    """That a choice by these words has no records, and what there would be to choose."""
     if not records:
         return f"nothing is stored of suite={suite} in {store.root}/.\n  Measure it: harness run suite={suite}"
-    known = {
-        key: sorted({facts(record).get(key, "") for record in records} - {""}) for key in ("run", "commit", "machine", "impl")
-    }
-    lines = [f"  {key}: {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}" for key, names in known.items() if names]
     keys = {key for record in records for key in facts(record)}
-    strange = [part.partition("=")[0] for part in what.replace("(", " ").replace(")", " ").split() if "=" in part]
-    unknown = next((key for key in strange if key not in {*keys, "suite"}), None)
-    if unknown:
-        return f"records of {suite} cannot be chosen by {unknown!r}.{catalogue.suggestion(unknown, sorted(keys))}"
+    for word in words:
+        if word not in keys:
+            return f"records of {suite} cannot be chosen by {word!r}.{catalogue.suggestion(word, sorted(keys))}"
+    known = {key: sorted({facts(record)[key] for record in records} - {""}) for key in (*OF_RECORDS, "impl")}
+    lines = [f"  {key}: {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}" for key, names in known.items() if names]
     return "\n".join([f"no record of {suite} is chosen by {what}.", *lines])
 
 
