@@ -28,7 +28,6 @@ WORDS: dict[str, Any] = {
     "results": "results",
     "rerun": False,
 }
-LEAST_S = 1e-3  # what a cell takes at least
 MEANING = {
     "suite": "the question to ask: a name from `harness list suites`",
     "spec": "which components; names, patterns with * and lists with commas",
@@ -46,7 +45,8 @@ MEANING = {
 }
 DEVICES = ("cpu", "cuda")
 # Outcomes that may be of the moment: asked again by the next run, as the code may be innocent.
-PASSING = (CRASHED, TIMED_OUT, OUT_OF_MEMORY)
+TRANSIENT = (CRASHED, TIMED_OUT, OUT_OF_MEMORY)
+LEAST_S = 1e-3  # what a cell takes at least
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def unanswered(
     for cell in asked:
         code = digests(cell, suite)
         record = newest.get(identity(cell, code, machine.name(), machine.versions()))
-        if record is None or record.outcome in PASSING:
+        if record is None or record.outcome in TRANSIENT:
             todo.append((cell, code))
         else:
             answered.append(record)
@@ -211,13 +211,13 @@ def _implementations(spec: str, patterns: str) -> list[tuple[catalogue.Item, str
     known = {full.partition("/")[2]: item for full, item in catalogue.implementations(spec).items()}
     found = {}
     for pattern in patterns.split(","):
-        pattern = pattern if outside(pattern) else pattern.removeprefix(f"{spec}/")
         if outside(pattern):
             item = catalogue.implementation(spec, pattern)
             if item.facts.get("spec", spec) == spec:
                 found[pattern] = item
         else:
-            found |= {name: item for name, item in known.items() if fnmatch.fnmatchcase(name, pattern)}
+            own = pattern.removeprefix(f"{spec}/")
+            found |= {name: item for name, item in known.items() if fnmatch.fnmatchcase(name, own)}
     return [(item, name) for name, item in found.items()]
 
 
@@ -227,22 +227,18 @@ def outside(pattern: str) -> bool:
 
 
 def _check_implementations(chosen: Selection) -> None:
-    patterns = str(chosen.words["impl"])
-    names = dict.fromkeys(catalogue.implementations()) | {full.partition("/")[2]: None for full in catalogue.implementations()}
-    inside = [pattern for pattern in patterns.split(",") if not outside(pattern)]
-    _check_patterns("implementation", ",".join(inside), names)
-    for full, item in catalogue.implementations().items():
-        if full.partition("/")[2] in inside and item.facts.get("takes_model") and not chosen.settings.get("model"):
+    """Each pattern names an implementation; one that asks a model of yours has it, one from elsewhere says its spec."""
+    patterns, known = str(chosen.words["impl"]).split(","), catalogue.implementations()
+    inside = [pattern for pattern in patterns if not outside(pattern)]
+    names = {full: full.partition("/")[2] for full in known}
+    _check_patterns("implementation", ",".join(inside), dict.fromkeys([*names, *names.values()]))
+    for full, item in known.items():
+        if names[full] in inside and item.facts.get("takes_model") and not chosen.settings.get("model"):
             takers = [f"suite={name}" for name, suite in catalogue.suites().items() if "model" in suite.facts.get("settings", {})]
-            raise WrongRequest(
-                f"impl={full.partition('/')[2]} asks a model of yours: say model=FOLDER, which {' and '.join(takers)} take"
-            )
-    if len(inside) < len(patterns.split(",")) and chosen.words["spec"] == "*":
-        for pattern in set(patterns.split(",")) - set(inside):
-            if "spec" not in catalogue.implementation("", pattern).facts:
-                raise WrongRequest(
-                    f"which spec does {pattern} claim to compute? Say spec=NAME.\n  All of them: harness list specs"
-                )
+            raise WrongRequest(f"impl={names[full]} asks a model of yours: say model=FOLDER, which {' and '.join(takers)} take")
+    for pattern in set(patterns) - set(inside) if chosen.words["spec"] == "*" else ():
+        if "spec" not in catalogue.implementation("", pattern).facts:
+            raise WrongRequest(f"which spec does {pattern} claim to compute? Say spec=NAME.\n  All of them: harness list specs")
 
 
 def _check_that_names_differ(found: Sequence[Cell]) -> None:
@@ -258,6 +254,7 @@ def _check_that_names_differ(found: Sequence[Cell]) -> None:
 
 
 def _check_patterns(kind: str, patterns: str, known: Iterable[str]) -> None:
+    """Each pattern matches a known name; * may match none."""
     known = [name for name in known if name]  # what has no variants has one without a name
     for pattern in filter(None, patterns.split(",")):
         if pattern != "*" and not known:
