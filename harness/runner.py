@@ -146,7 +146,7 @@ class Worker:
     def look(self) -> Iterator[tuple[Cell, dict[str, str], Answer, float]]:
         """Answers that have come in since the last look, those of cells that had to be ended included."""
         while self.busy:
-            answered = self._received() or self._ended()
+            answered = self._received() or self._over_limits()
             if answered is None:
                 return
             cell, digests = self.batch.popleft()
@@ -228,15 +228,14 @@ class Worker:
         except BlockingIOError:
             return None
         except (ValueError, KeyError, TypeError):
-            return Answer(
-                CRASHED, {}, "the worker sent what is no answer: something wrote over its line to the runner"
-            ), self._elapsed()
+            note = "the worker sent what is no answer: something wrote over its line to the runner"
+            return Answer(CRASHED, {}, note), self._elapsed()
         except ConnectionResetError:
             self.received = b""  # a reset line is a closed one
         self.process.join(timeout=5)
-        return Answer(CRASHED, {}, _end(self.process.exitcode) + self._last_words()), self._elapsed()
+        return Answer(CRASHED, {}, _how_it_ended(self.process.exitcode) + self._last_words()), self._elapsed()
 
-    def _ended(self) -> tuple[Answer, float] | None:
+    def _over_limits(self) -> tuple[Answer, float] | None:
         """The answer of a cell that takes too long or too much; the process is ended by the caller."""
         if self._elapsed() > self.limits.time_s:
             note = f"no answer within {self.limits.time_s:g} s (timeout=SECONDS says another time)"
@@ -244,17 +243,12 @@ class Worker:
         if self.crowds:
             took = f"took {self.resident_bytes() / 2**30:.1f} GiB, and the machine had too little left for all that ran"
             return Answer(OUT_OF_MEMORY, {}, f"{took}; alone it may pass: workers=1"), self._elapsed()
-        if self._looks_due() and self.resident_bytes() > self.limits.memory_bytes + 2**30:
-            return Answer(
-                OUT_OF_MEMORY, {}, f"took more than {self.limits.memory_bytes / 2**30:g} GiB of memory"
-            ), self._elapsed()
-        return None
-
-    def _looks_due(self) -> bool:
-        due = time.monotonic() - self.looked_at > SECONDS_BETWEEN_LOOKS
-        if due:
+        if time.monotonic() - self.looked_at > SECONDS_BETWEEN_LOOKS:
             self.looked_at = time.monotonic()
-        return due
+            if self.resident_bytes() > self.limits.memory_bytes + 2**30:
+                note = f"took more than {self.limits.memory_bytes / 2**30:g} GiB of memory"
+                return Answer(OUT_OF_MEMORY, {}, note), self._elapsed()
+        return None
 
     def _elapsed(self) -> float:
         return time.monotonic() - self.asked_at
@@ -276,8 +270,8 @@ class Worker:
         return f"; its last words: {lines[-1][:200]}" if lines else ""
 
 
-def _end(exitcode: int | None) -> str:
-    """How a worker that did not answer came to its end."""
+def _how_it_ended(exitcode: int | None) -> str:
+    """How a worker came to its end that did not answer."""
     if exitcode is None:
         return "the worker closed its connection"
     if exitcode < 0:

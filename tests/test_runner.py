@@ -22,7 +22,7 @@ from harness.cell import Cell, Record
     ],
 )
 def test_every_end_of_a_worker_is_told_in_words(exitcode: int | None, told: str):
-    assert runner._end(exitcode) == told
+    assert runner._how_it_ended(exitcode) == told
 
 
 @pytest.mark.parametrize(("told", "threads"), [("", 8), ("3", 3), ("16", 8), ("0", 8), ("4,2", 8)])
