@@ -1,7 +1,7 @@
 """A request: words of a command line as settings, the cells that they choose, and the store that answers some of them."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,21 +30,25 @@ class Request:
         return ".".join([self.name, *(str(chosen[key]) for key in own.get("choices", {}) if chosen[key] != own["settings"][key])])
 
     def stored(self) -> list[Any]:
-        """The newest record here of each cell that the suite would ask under the same settings of any seed, task, form, length,
-        dtype or batch: what a run did not ask again stays in the tables."""
-        chosen, newest = self.selection, {record.cell.key: record for record in self.read()}.values()
-        narrowed = [word for word in chosen.seen if word in chosen.settings and not chosen.patterns(word)[:1].isdecimal()]
-        settings = {**chosen.settings, **dict.fromkeys(narrowed, "*")}
-        for word in {"batch", "length"} & settings.keys() if newest else ():
-            settings[word] = ",".join(map(str, sorted({int(record.cell.settings[word]) for record in newest})))
-        dtypes = ",".join({record.cell.dtype: None for record in newest}) or "*"
-        everything = plan.Selection({**plan.WORDS, "dtype": dtypes}, settings)
-        cells = [*plan.cells(everything, self.suite), *self.cells]
+        """What the tables of a run are made of: the newest record of each cell that was asked, and of those that it left out, for
+        it chose some seeds, tasks, forms, lengths, dtypes or batches alone. So these stay in the tables."""
+        newest = {record.cell.key: record for record in self._records()}.values()
+        cells = [*plan.cells(self._widened(newest), self.suite), *self.cells]
         order = {key: i for i, key in enumerate(dict.fromkeys(map(plan.of_any_seed, cells)))}
         told = [(order[key], record) for record in newest if (key := plan.of_any_seed(record.cell)) in order]
         return [record for _, record in sorted(told, key=lambda one: one[0])]
 
-    def read(self) -> list[Any]:
+    def _widened(self, stored: Collection[Any]) -> plan.Selection:
+        """The selection without what narrows it, at every dtype, length and batch of these records."""
+        chosen = self.selection
+        narrowed = [word for word in chosen.seen if word in chosen.settings and not chosen.patterns(word)[:1].isdecimal()]
+        settings = {**chosen.settings, **dict.fromkeys(narrowed, "*")}
+        for word in {"batch", "length"} & settings.keys() if stored else ():
+            settings[word] = ",".join(map(str, sorted({int(record.cell.settings[word]) for record in stored})))
+        dtypes = ",".join({record.cell.dtype: None for record in stored}) or "*"
+        return plan.Selection({**plan.WORDS, "dtype": dtypes}, settings)
+
+    def _records(self) -> list[Any]:
         """What is stored of the suite on this machine, as it is now."""
         return list(self.store.read(self.name, machine.name()))
 
@@ -54,7 +58,7 @@ class Request:
         return [newest[cell.key] for cell in self.cells if cell.key in newest]
 
     def otherwise(self, records: Iterable[Any]) -> list[str]:
-        """In which words those of these records that are of whom is asked differ from the selection."""
+        """How these records of the implementations that are asked differ from what is asked: words with no value in common."""
         from harness.selections import facts_of_cell
 
         subjects = {cell.subject for cell in self.cells}
@@ -85,7 +89,7 @@ class Request:
         if (threads := self.selection.settings.get("threads", 0)) > machine.cores():
             raise plan.WrongRequest(f"threads={threads}, but {machine.cores()} cores are seen here; threads=0 takes all of them")
         specs = {cell.spec for cell in self.cells}
-        stored = [record for record in self.read() if record.cell.spec in specs]
+        stored = [record for record in self._records() if record.cell.spec in specs]
         todo, answered = plan.unanswered(self.cells, self.suite, [] if self.selection.words["rerun"] else stored)
         return todo, answered, plan.seconds([cell for cell, _ in todo], self.suite, stored)
 
