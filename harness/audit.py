@@ -67,6 +67,7 @@ class Wrong:
         return [judge for judge in ((OURS,) if self.argument else JUDGES) if judge not in caught or (full and judge == OURS)]
 
     def heard(self, case: str, family: str, caught: Sequence[str], score: float, how: str) -> None:
+        """Take note of what came of one case and family: which judges caught it, with what score, and how."""
         for judge in caught:
             self.ever.setdefault(judge, (case, family, how))
             if family == "normal":

@@ -47,10 +47,11 @@ def _triton() -> list[str]:
 
 
 def _compilers() -> list[str]:
-    return [f"{name:<10} {_first_line(path) if (path := shutil.which(name)) else 'not found'}" for name in COMPILERS]
+    return [f"{name:<10} {_version(path) if (path := shutil.which(name)) else 'not found'}" for name in COMPILERS]
 
 
-def _first_line(path: str) -> str:
+def _version(path: str) -> str:
+    """What a compiler says of its version: the line that names a release, else the first."""
     said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout.splitlines()
     return next((line for line in reversed(said) if "release" in line), said[0] if said else path)
 

@@ -57,7 +57,7 @@ def render(frames: "Mapping[str, pd.DataFrame]", form: str) -> str:
         return _joined(frames).to_csv(index=False).rstrip()
     plain = {title: frame[[name for name in frame.columns if name not in PROVENANCE]] for title, frame in frames.items()}
     shown = plain if form == "text" else plain | _judged(frames)
-    return "\n\n".join(part for title, frame in shown.items() for part in _one(title, frame, form))
+    return "\n\n".join(part for title, frame in shown.items() for part in _rendered(title, frame, form))
 
 
 def _judged(frames: "Mapping[str, pd.DataFrame]") -> "dict[str, pd.DataFrame]":
@@ -173,7 +173,8 @@ def _failure(group: Sequence[Record], again: str, asked: int) -> str:
     return f"{said}\n  {len(group) - 1} more of its cells fail; cases: {cases}; dtypes: {dtypes}"
 
 
-def _one(title: str, frame: "pd.DataFrame", form: str) -> list[str]:
+def _rendered(title: str, frame: "pd.DataFrame", form: str) -> list[str]:
+    """A table with its title, as parts that an empty line separates."""
     frame = _merged(frame)
     match form:
         case "text":

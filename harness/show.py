@@ -3,7 +3,7 @@
 import ast
 import inspect
 import textwrap
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
 from harness import catalogue, plan
@@ -118,5 +118,5 @@ def _suite(item: catalogue.Item) -> str:
     )
 
 
-def _block(title: str, lines) -> str:
+def _block(title: str, lines: Iterable[str]) -> str:
     return title + "\n" + textwrap.indent("\n".join(lines) or "none", "  ")
