@@ -251,7 +251,7 @@ def compare(
     first, second, settings = _two(words)
     form, out = _form(settings)
     if "=" in first:
-        _compare_stored(first, second, settings, form, out)
+        raise typer.Exit(_compare_stored(first, second, settings, form, out))
     from harness import findings, gate
 
     found = gate.compare(first, second, settings)
@@ -307,7 +307,8 @@ def _two(words: Sequence[str]) -> tuple[str, str, dict[str, str]]:
     return words[0], words[1], read(words[2:])
 
 
-def _compare_stored(first: str, second: str, settings: dict[str, str], form: str, out: Path | None) -> None:
+def _compare_stored(first: str, second: str, settings: dict[str, str], form: str, out: Path | None) -> int:
+    """Show two stored selections side by side, and return the exit status: 1 where nothing of the two could be paired."""
     from harness import selections
     from harness.store import Store
 
@@ -319,9 +320,9 @@ def _compare_stored(first: str, second: str, settings: dict[str, str], form: str
     found = selections.compare(a, b, suite, settings, quantity, store)
     if found.rows:
         _show(selections.tables(found), form, out, [found.summary])
-        raise typer.Exit(0)
-    typer.echo(selections.nothing_paired(found), err=True)
-    raise typer.Exit(1)
+    else:
+        typer.echo(selections.nothing_paired(found), err=True)
+    return int(not found.rows)
 
 
 def _only(known: Sequence[str], command: str, words: Sequence[str] | None) -> dict[str, Any]:
@@ -373,6 +374,7 @@ def _tell_grades(records: Sequence[Any]) -> None:
 
 
 def _close(records: Sequence[Any], again: str = "harness again {key}") -> NoReturn:
+    """Say who supports nothing and why, and what failed; and end the command with the exit status of these records."""
     from harness import report
 
     for said in filter(None, (report.refusals(records), report.failures(records, again))):
@@ -381,10 +383,12 @@ def _close(records: Sequence[Any], again: str = "harness again {key}") -> NoRetu
 
 
 def _status(records: Sequence[Any]) -> int:
+    """The exit status: 1 where some cell is neither ok nor unsupported."""
     return int(any(record.outcome not in (OK, UNSUPPORTED) for record in records))
 
 
 def _values(values: Any) -> str:
+    """The numbers and words among the values of a record, a line each."""
     return "".join(f"\n  {name}: {value}" for name, value in values.items() if not isinstance(value, dict | list))
 
 
