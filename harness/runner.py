@@ -238,7 +238,8 @@ class Worker:
     def _over_limits(self) -> tuple[Answer, float] | None:
         """The answer of a cell that takes too long or too much; the process is ended by the caller."""
         if self._elapsed() > self.limits.time_s:
-            note = f"no answer within {self.limits.time_s:g} s (timeout=SECONDS says another time)"
+            at = f", at: {self.progress[1]}" if self.progress[1] else ""
+            note = f"no answer within {self.limits.time_s:g} s{at} (timeout=SECONDS says another time)"
             return Answer(TIMED_OUT, {}, note), self._elapsed()
         if self.crowds:
             took = f"took {self.resident_bytes() / 2**30:.1f} GiB, and the machine had too little left for all that ran"

@@ -45,6 +45,16 @@ def test_where_the_machine_is_full_the_largest_worker_is_ended_and_told(monkeypa
     assert "the machine had too little left for all that ran; alone it may pass: workers=1" in records[0].note
 
 
+def test_what_takes_too_long_says_what_it_was_at(monkeypatch: pytest.MonkeyPatch):
+    """A reference in float64 may take longer than the code that it judges."""
+    worker = runner.Worker(runner.Limits(time_s=2.0))
+    monkeypatch.setattr(worker, "_elapsed", lambda: 3.0)
+    notes = []
+    for worker.progress in ((0.0, ""), (0.1, "judging")):
+        notes.append(worker._over_limits()[0].note)
+    assert notes == [f"no answer within 2 s{at} (timeout=SECONDS says another time)" for at in ("", ", at: judging")]
+
+
 def test_a_file_that_cannot_be_loaded_is_tried_once_and_no_cell_is_left_out(tmp_path: Path):
     (tmp_path / "mine.py").write_text(
         f'"""Mine."""\nopen({str(tmp_path / "loads")!r}, "a").write("load ")\nimport nowhere\ndef prepare(case): ...\n'
