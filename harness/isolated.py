@@ -4,6 +4,15 @@ The judge's side is `Isolated`, which is asked as an `Implementation` is; the ot
 of JSON and the bytes of tensors, never pickles: what the code under test sends is data, whatever it sends.
 """
 
+# The three processes that answer a cell of a suite that says `isolated = True`:
+#
+#   runner.run             worker.serve                         isolated.serve
+#   hands out cells   -->  the judge: draws the inputs,    -->  the stand: loads the file under test and calls it,
+#   keeps the limits       knows the truth, keeps the clock     by Implementation.ways, .answered and .costed
+#   stores records    <--  the Answer                      <--  numbers and tensors
+#
+# `Isolated` has these three methods too, so a suite asks either. Suites that train load the file in the worker itself.
+
 import json
 import os
 import select

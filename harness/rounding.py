@@ -214,6 +214,12 @@ class Machine(TorchDispatchMode):
         self.difference: tuple[Any, Any] = (None, None)
         self.weights: dict[int, tuple[Tensor, Tensor]] = {}
 
+    # What becomes of one operation of the reference:
+    #   1. a view is no arithmetic; a composed operation (softmax, layer norm) is taken apart, and its parts come here again;
+    #   2. what comes from no input (a mask, a table of angles) is a constant, which nobody computes in the tested dtype;
+    #   3. its operands are read: a weight of a softmax as fused kernels recompute it, a factor of a product in the tested dtype;
+    #   4. it is computed in float64, and its result disturbed as hardware would round it, by `sizes` and `disturb`;
+    #   5. what later operations must know of it is remembered: `note_weights`, `constants`.
     def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name, mutable = op.overloadpacket.__name__, op._schema.is_mutable
