@@ -41,9 +41,10 @@ from harness.specs.rotary import angles, rotate
         "many_rows": {"b": 70, "h": 1, "n": 2, "m": 3, "d": 4},
         "many_heads": {"b": 1, "h": 70, "n": 2, "m": 3, "d": 4},
         "narrow": {"d": 2},
-        "far": {"far": 2048},  # factors over the whole range of a small dtype, angles in a small dtype
-        "million": {"far": 1_000_000},  # a table of any trained length, positions in 16 bits, a middle of float16
-        "short_base": {"scale_base": 32.0},  # a base that is built in
+        # Factors over the whole range of a small dtype, angles in a small dtype, positions on both sides of 2^15.
+        "far": {"far": 33_500},
+        "million": {"far": 1_049_000},  # a table of any trained length, a middle of float16, positions on both sides of 2^20
+        "short_base": {"scale_base": 31.5},  # a base that is built in, or taken for a whole number
     },
 )
 def xpos(q: Tensor, k: Tensor, query: Tensor, key: Tensor, *, scale_base: float = 512.0) -> Tensor:
@@ -58,7 +59,8 @@ def shrinking(d: int, device: torch.device | None = None, gamma: float = 0.4) ->
 def scales(query: Tensor, key: Tensor, zeta: Tensor, scale_base: float) -> tuple[Tensor, Tensor]:
     """What each pair of features is multiplied by: [n d/2] of queries, [m d/2] of keys."""
     middle = (query.min() + query.max()) // 2
-    return zeta ** ((query - middle)[:, None] / scale_base), zeta ** ((middle - key)[:, None] / scale_base)
+    of_q, of_k = (query - middle).double() / scale_base, (middle - key).double() / scale_base
+    return zeta ** of_q[:, None], zeta ** of_k[:, None]
 
 
 def scores(q: Tensor, k: Tensor, query: Tensor, key: Tensor, q_scale: Tensor, k_scale: Tensor) -> Tensor:
@@ -171,6 +173,11 @@ def _(q, k, query, key, *, scale_base):
     return xpos(q, k, query, key)
 
 
+@xpos.mistake("the scale base is cut to a whole number")
+def _(q, k, query, key, *, scale_base):
+    return xpos(q, k, query, key, scale_base=float(int(scale_base)))
+
+
 @xpos.mistake("positions are not divided by the scale base")
 def _(q, k, query, key, *, scale_base):
     of_q, of_k = scales(query, key, shrinking(q.shape[-1]), 1.0)
@@ -253,6 +260,16 @@ def _(q, k, query, key, *, scale_base):
 @xpos.mistake("positions above 65504 overflow float16, and are held at it")
 def _(q, k, query, key, *, scale_base):
     return xpos(q, k, query.clamp(max=65504), key.clamp(max=65504), scale_base=scale_base)
+
+
+@xpos.mistake("positions wrap around in 16 bits")
+def _(q, k, query, key, *, scale_base):
+    return xpos(q, k, *(position.to(torch.int16).long() for position in (query, key)), scale_base=scale_base)
+
+
+@xpos.mistake("positions wrap around in 16 bits without a sign")
+def _(q, k, query, key, *, scale_base):
+    return xpos(q, k, query % 65536, key % 65536, scale_base=scale_base)
 
 
 @xpos.mistake("angles beyond a table of 131072 rows are those of its last row")
