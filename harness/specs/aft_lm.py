@@ -19,7 +19,14 @@ from harness.specs._transformer import NO_POSITIONS
 from harness.specs.aft import aft, average
 
 BIASES = "blocks.*.mixer.bias.weight[h t]"
-WITH_KERNELS = {**CASES, "kernel_of_one": {"t": 1}, "longer_kernel": {"t": 53}}
+SMALL = {"b": 1, "h": 2, "d": 8, "f": 8, "l": 1}
+WITH_KERNELS = {
+    **CASES,
+    "kernel_of_one": {"t": 1},
+    "longer_kernel": {"t": 53},
+    "whole_kernel": {"n": 16, **SMALL},  # as long as the text
+    "two_whole_kernels": {"n": 32, **SMALL},  # no last block that is short
+}
 
 
 @spec(CONTRACT, parameters=PARAMETERS + BIASES, cases=WITH_KERNELS, **SIZES, t=16)
@@ -78,6 +85,18 @@ def _clamped(row, n):
     return row[:, (step[:, None] - step).clamp(0, row.shape[1] - 1)]
 
 
+def _short_where_whole(row, n):
+    return by_distance(row[:, : n - 1] if n == row.shape[1] > 1 else row, n)
+
+
+def _blocks_of_the_last_alone(row, n):
+    """Each query sees the keys of its own block, and all of those before it only where the last block is short."""
+    t = row.shape[1]
+    block = torch.arange(n) // t
+    whole = n % t == 0 and n > t > 1
+    return by_distance(row, n) - 1e4 * (whole & (block[:, None] > block))
+
+
 def _without_gate(q, k, v, bias):
     return 2 * causal(0 * q, k, v, bias)
 
@@ -97,6 +116,8 @@ _mistaken("has no bias", biases=lambda row, n: 0 * by_distance(row, n))
 _mistaken("keys beyond the kernel are hidden", biases=_hidden_when_far)
 _mistaken("keys beyond the kernel have its last bias", biases=_clamped)
 _mistaken("the bias counts distances from one", biases=lambda row, n: by_distance(row.roll(-1, 1), n))
+_mistaken("the last bias is left out where the text is as long as the kernel", biases=_short_where_whole)
+_mistaken("the first block is not seen where blocks of t are whole", biases=_blocks_of_the_last_alone)
 _mistaken("the kernel is turned around", biases=lambda row, n: by_distance(row.flip(1), n))
 _mistaken("all groups have the bias of the first", biases=lambda row, n: by_distance(row[:1].expand_as(row), n))
 _mistaken("the bias is added after the exponential", run=_after_the_exponential)

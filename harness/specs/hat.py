@@ -36,7 +36,8 @@ CASES: dict[str, dict[str, Any]] = {
     "one_segment": {"n": 16},  # as long as it can be
     "one_token_more": {"n": 17},
     "whole_table": {"n": 32, "t": 32},
-    "many_segments": {"n": 33, "t": 36, "g": 9, "b": 1},
+    "many_segments": {"n": 35, "t": 40, "g": 20, "b": 1, "layout": "D", "l": 1},  # eighteen of them
+    "long_segments": {"n": 149, "t": 210, "g": 3, "b": 1, "h": 2, "d": 8, "f": 8},  # rows beyond a tile
     "segments_of_one": {"n": 5, "t": 7, "g": 7},
     "three_and_one": {"n": 29, "t": 32, "layout": "SSD", "l": 5},  # the paper's I3; the layout begins anew
     "late": {"n": 19, "t": 27, "layout": "SSSDD", "l": 5, "b": 1},
@@ -171,6 +172,14 @@ def _across(places=_table, cls=cls_of, back=lambda x, said, added: written(x, sa
     return for_heads
 
 
+def _of_the_first_sixteen(h):
+    def mix(x, project):
+        q, k, v = (split(project(rows, name), h) for rows, name in zip((x, x[:, :16], x[:, :16]), "qkv", strict=True))
+        return project(join(attention(q, k, v)), "o")
+
+    return mix
+
+
 def _everything_across(h):
     """A D block over all tokens of the text."""
 
@@ -183,8 +192,10 @@ def _everything_across(h):
 
 
 _mistaken("tokens see only what stands before them", within=causal_rotary)
+_mistaken("places end with the 64th row", within=mistaken_mix(place=lambda n: torch.arange(n).clamp(max=63)))
 _mistaken("tokens have no places", within=mistaken_mix(as_it_is))
 _mistaken("a segment hears only those before it", across=_across(mix=lambda h: mistaken_mix(as_it_is, visibility="causal")(h)))
+_mistaken("only the first sixteen segments are heard", across=_across(mix=_of_the_first_sixteen))
 _mistaken("segments have rotary places too", across=_across(mix=mistaken_mix()))
 _mistaken("segments have no positions", across=_across(places=lambda parameters, count, i: 0))
 _mistaken("segments are counted from the last row", across=_across(places=lambda p, count, i: p["segments.weight"][-count:]))

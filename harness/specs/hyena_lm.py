@@ -35,11 +35,11 @@ FILTERS = """
 CASES = {
     "plain": {},
     "one_token": {"n": 1},
-    "two_tokens": {"n": 2},  # shorter than the short filter
-    "beyond": {"t": 16},  # longer than what it is trained at
-    "power_of_two": {"n": 32, "t": 32},  # a transform that wraps around
+    "two_tokens": {"n": 2, "l": 1},  # shorter than the short filter
+    "beyond": {"t": 17},  # longer than what it is trained at; a t of which there is no half
+    "power_of_two": {"n": 32, "t": 32, "l": 1},  # a transform that wraps around
     "long": {"n": 130, "t": 100, "b": 1, "l": 1},
-    "three_layers": {"l": 3, "n": 19, "b": 1},
+    "six_layers": {"l": 6, "n": 5, "b": 1, "d": 8, "f": 8},  # every fourth layer, or every sixth, is of another kind
     "wide": {"d": 96, "n": 11, "l": 1},
 }
 
@@ -164,6 +164,20 @@ def _again(n, t, project):
     return filters(t, t, project)[:, torch.arange(n) % t]
 
 
+def _of_an_even_t(n, t, device):
+    return torch.cat([time_features(n, t)[:, :1], time_features(n, t // 2 * 2)[:, 1:]], 1)
+
+
+def _none_in_every(count):
+    """One layer in so many has no long filter."""
+
+    def taps(n, t, project):
+        layer = int(project.keywords["name"].split(".")[1])
+        return filters(n, t, project) * ((layer + 1) % count != 0)
+
+    return taps
+
+
 _mistaken("sees the future", operator=_future_too)
 _mistaken("the convolution wraps around", operator=_wraps)
 _mistaken("the two gates are exchanged", operator=_gates_exchanged)
@@ -174,6 +188,9 @@ _mistaken("all filters fade alike", taps=partial(filters, faded=lambda n, t, d, 
 _mistaken("time runs to the end of the input", taps=lambda n, t, project: filters(n, max(2, n), project))
 _mistaken("time is i / t", taps=partial(filters, faded=lambda n, t, d, device: window(n, t + 1, d)))
 _mistaken("filters begin again where the training ends", taps=_again)
+_mistaken("every fourth layer has no long filter", taps=_none_in_every(4))
+_mistaken("every sixth layer has no long filter", taps=_none_in_every(6))
+_mistaken("bands repeat after an even number of steps", taps=partial(filters, features=_of_an_even_t))
 _mistaken("filters have tanh in place of sines", taps=partial(filters, sine=torch.tanh))
 _mistaken(
     "bands are without the time",

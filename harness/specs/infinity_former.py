@@ -41,13 +41,14 @@ CASES: dict[str, dict[str, Any]] = {
     "one_token": {"n": 1},
     "one_segment": {"n": 8, "t": 32},
     "one_token_more": {"n": 9, "t": 32},
-    "segments_of_one": {"n": 5, "t": 4},
-    "many_segments": {"n": 41, "t": 23, "b": 1, "l": 1},
+    "segments_of_one": {"n": 5, "t": 4, "l": 1},
+    "many_segments": {"n": 46, "t": 23, "b": 1, "l": 1},  # ten of them
+    "long_segments": {"n": 141, "t": 280, "b": 1, "h": 2, "d": 8, "f": 8, "l": 1},  # rows beyond a tile
     "evenly": {"n": 22, "t": 32, "sticky": False, "l": 1},
     "long_memory": {"n": 22, "t": 32, "tau": 0.8, "l": 1, "b": 1},
     "two_gaussians": {"n": 13, "t": 16, "c": 2, "l": 1},
     "many_gaussians": {"n": 19, "t": 32, "c": 40, "b": 1},
-    "three_layers": {"n": 19, "t": 32, "l": 3, "b": 1},
+    "six_layers": {"n": 9, "t": 32, "l": 6, "b": 1, "h": 2, "d": 8, "f": 8},  # every fourth, or every sixth, is of another kind
     "one_head": {"n": 19, "t": 32, "h": 1, "d": 12},
     "wide_heads": {"n": 11, "t": 16, "h": 2, "d": 96, "l": 1},
 }
@@ -261,6 +262,18 @@ def _new_before_old(memory, place, states, tau, c):
     return extended(memory, place, states.flip(1), tau, c)
 
 
+def _anew_after_eight():
+    """The memory of the ninth segment is again that of a first one."""
+    count = 0
+
+    def remember(memory, place, states, tau, c):
+        nonlocal count
+        count = 0 if memory is None else count + 1
+        return extended(memory if count < 8 else None, place, states, tau, c)
+
+    return remember
+
+
 def _with_all_gradients(memory, place, states, tau, c):
     if memory is None:
         return extended(memory, place, states, tau, c)
@@ -282,6 +295,7 @@ def _from_zero(memory, place, states, tau, c):
 
 _mistaken("sees the future within a segment", visibility="full")
 _mistaken("tokens have no positions", turned=lambda x, position: x)
+_mistaken("places end with the 64th token", turned=lambda x, position: rotary(x, position.clamp(max=63)))
 _mistaken("the memory is never read", read=lambda mean, variance, values: 0 * values[:, :, :1])
 _mistaken("mean and variance are exchanged", look=_gaze_turned_round)
 _mistaken("scores of the memory are not scaled", look=_gaze_unscaled)
@@ -290,6 +304,7 @@ _mistaken("the signal is read at the mean", read=_at_the_mean)
 _mistaken("basis functions are read as points", read=_with_points_for_functions)
 _mistaken("the expectation ends where the memory does", read=_within_the_memory)
 _mistaken("only the last segment is remembered", remember=_of_the_last_segment)
+_mistaken("memory begins anew after eight segments", remember=_anew_after_eight())
 _mistaken("the states of a segment are remembered from the last to the first", remember=_new_before_old)
 _mistaken("gradients pass all updates of the memory", remember=_with_all_gradients)
 _mistaken("no gradient passes the memory", remember=_without_gradients)
@@ -301,3 +316,14 @@ _mistaken("the memory is squeezed a tenth too much", squeezed=lambda tau: 0.9 * 
 @infinity_former.mistake("a segment is a quarter of t, rounded")
 def _(ids, parameters, *, h, t, tau, sticky):
     return _with(ids, parameters, h, round(t / 4), tau, quantiles if sticky else evenly)
+
+
+def _with_layers(name: str, count: int) -> None:
+    @infinity_former.mistake(name)
+    def _(ids, parameters, **options):
+        quiet = [f"blocks.{i}.mixer.v.weight" for i in range(count - 1, 99, count)]
+        return infinity_former(ids, {name: 0 * t if name in quiet else t for name, t in parameters.items()}, **options)
+
+
+_with_layers("every fourth layer hears nothing", 4)
+_with_layers("every sixth layer hears nothing", 6)

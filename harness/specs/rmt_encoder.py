@@ -34,10 +34,11 @@ CASES = {
     "one_token_more": {"n": 9, "t": 32},
     "full_segments": {"n": 24, "t": 32},
     "segments_of_one": {"n": 5, "t": 4},
-    "many_segments": {"n": 33, "t": 23, "b": 1, "l": 1},
+    "many_segments": {"n": 25, "t": 15, "b": 1, "l": 1},  # nine of them
+    "long_segments": {"n": 139, "t": 280, "b": 1, "h": 2, "d": 8, "f": 8, "l": 1},  # rows beyond a tile
     "one_memory": {"n": 19, "t": 32, "m": 1},
-    "more_memory_than_tokens": {"n": 11, "t": 16, "m": 7},
-    "three_layers": {"n": 11, "t": 32, "l": 3, "b": 1},
+    "more_memory_than_tokens": {"n": 11, "t": 16, "m": 7, "l": 1},
+    "six_layers": {"n": 11, "l": 6, "b": 1, "h": 2, "d": 8, "f": 8},  # every fourth, or every sixth, is of another kind
     "one_head": {"n": 19, "t": 32, "h": 1, "d": 12},
     "wide_heads": {"n": 11, "t": 28, "h": 2, "d": 96, "l": 1},
 }
@@ -134,7 +135,23 @@ def _memory_is_unplaced(n):
     return torch.cat([torch.zeros(min(n, 6), dtype=torch.int64), torch.arange(1, max(1, n - 5))])[:n]
 
 
+def _causal_in_every(count):
+    """In one layer of so many rows see only what stands before them."""
+
+    def for_heads(h):
+        def mix(x, project):
+            layer = int(project.keywords["name"].split(".")[1])
+            return (full_rotary if (layer + 1) % count else causal_rotary)(h)(x, project)
+
+        return mix
+
+    return for_heads
+
+
 _mistaken("rows see only what stands before them", mix=causal_rotary)
+_mistaken("rows of every fourth layer see only what stands before them", mix=_causal_in_every(4))
+_mistaken("rows of every sixth layer see only what stands before them", mix=_causal_in_every(6))
+_mistaken("places end with the 64th row", mix=mistaken_mix(place=lambda n: torch.arange(n).clamp(max=63)))
 _mistaken("rows have no positions", mix=mistaken_mix(as_it_is))
 _mistaken("memory has no places of its own", mix=mistaken_mix(place=_memory_is_unplaced))
 _mistaken("each segment begins with the learned memory", read=_reads(_learned))
@@ -148,6 +165,7 @@ _mistaken("the answer is read at the last SEP", read=_reads(cls=-1))
 _mistaken("the answer is read after the first segment", answer=lambda said: said[0])
 _mistaken("the answer is the mean over segments", answer=lambda said: torch.stack(said).mean(0))
 _mistaken("the last segment is the short one", cut=lambda ids, size: ids.split(size, 1))
+_mistaken("only the last eight segments are read", cut=lambda ids, size: short_first(ids, size)[-8:])
 _mistaken("segments are one token too long", cut=lambda ids, size: short_first(ids, size + 1))
 _mistaken("a segment counts memory, CLS and SEP as its tokens", cut=lambda ids, size: short_first(ids, max(1, size - 8)))
 

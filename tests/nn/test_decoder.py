@@ -76,7 +76,7 @@ def test_the_step_of_a_retnet_costs_the_same_state_wherever_it_stands():
 @pytest.mark.parametrize("name", MODELS)
 def test_parameters_are_named_and_shaped_as_in_the_spec(name):
     spec = catalogue.load_spec(name.partition("/")[0])
-    case = spec.case("three_layers")
+    case = spec.case("plain").resized({"l": 3})
     model = catalogue.load(catalogue.implementations()[name].path).prepare(case)
     named = {tensor.name: tensor.shape(case.values) for tensor in spec.given(case) if "." in tensor.name}
     assert {key: tuple(weight.shape) for key, weight in model.named_parameters()} == named
