@@ -109,3 +109,22 @@ def test_one_gradient_is_wanted_alone_or_all_but_one():
     assert wanted == {(name,) for name in names} | {tuple(other for other in names if other != name) for name in names}
     assert asking._some_of(["x"], 0) == asking._some_of(["x"], 1) == ["x"], "the only one is always wanted"
     assert asking._some_of([], 0) == []
+
+
+@pytest.mark.parametrize("honest", [True, False])
+def test_weights_that_a_model_keeps_of_its_last_way_back_are_those_of_another_question(honest: bool):
+    def prepare(case):
+        model = catalogue.load(catalogue.implementations()["transformer_nope/torch_sdpa"].path).prepare(case)
+        kept = {"weight": model.head.weight}
+
+        def head(x):
+            if honest or torch.is_grad_enabled():
+                kept["weight"] = model.head.weight.clone()
+            return x @ kept["weight"].mT
+
+        model.head.forward = head
+        return model
+
+    spec = catalogue.load_spec("transformer_nope")
+    answers, _ = asking.ways(Implementation(spec, prepare, {}, gradients=True), spec.case("one_token"), "normal", 0, "whole")
+    assert torch.equal(answers["without gradients"].logits, answers[""].logits) == honest
