@@ -127,7 +127,9 @@ def _difference(name: str, got: Tensor, truth: Tensor, off: Tensor, axes: Sequen
     if truth.numel() == 0:
         return f"  {name} is empty: nothing was compared"
     at = torch.unravel_index(off.argmax(), off.shape)
-    index = " ".join(f"{axis}={int(i)}" for axis, i in zip(axes, at, strict=True)) if axes else ", ".join(str(int(i)) for i in at)
+    # An axis that is a number in the contract has no name but its place.
+    named = [f"{int(i)}" if axis.isdigit() else f"{axis}={int(i)}" for axis, i in zip(axes, at, strict=True)] if axes else []
+    index = " ".join(named) or ", ".join(str(int(i)) for i in at)
     wrong = off > ELEMENT
     what = f"{name}: the sides of the law differ by {got[at]:.6g} at {index}" if sides else ""
     lines = [
@@ -169,7 +171,7 @@ def _confined(wrong: Tensor, axes: Sequence[str]) -> str:
             run = where == list(range(where[0], where[-1] + 1))
             if len(where) <= FEW or run:
                 said = ", ".join(map(str, where)) if len(where) <= FEW else f"{where[0]} ... {where[-1]}"
-                return f", all at {axes[dim]} = {said}"
+                return f", all at {f'axis {dim}' if axes[dim].isdigit() else axes[dim]} = {said}"
     return ""
 
 

@@ -16,6 +16,15 @@ def test_numbers_that_look_alike_get_more_digits():
     assert note(-16.00000001, -16.0).startswith("  out[b=0 n=0] is -16.00000001, but should be -16\n")
 
 
+def test_an_axis_that_is_a_number_in_the_contract_is_told_by_its_place():
+    truth = torch.zeros(2, 4, dtype=torch.float64)
+    got, budget = truth.clone(), truth + 1e-12
+    got[1, 3] = 1
+    lines = verdict.judge(lambda look: ({"w": truth}, {"w": budget}), {"": {"w": got}}, {"w": ("d", "4")}, "x").note.splitlines()
+    assert lines[0] == "  w[d=1 3] is 1, but should be 0"
+    assert lines[2].endswith(", all at axis 1 = 3")
+
+
 def test_where_the_definition_gives_no_number_it_is_said():
     assert note(float("nan"), float("nan")).startswith("  out[b=0 n=0] is nan, where the definition itself gives no number\n")
 
