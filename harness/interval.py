@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-
-from harness.paired import quantile
+from functools import cache
 
 SIDE = 0.025  # the chance that is left on either side
 
@@ -36,3 +35,18 @@ def of_trials_and_seeds(by_seed: Sequence[Sequence[float]]) -> tuple[float, floa
     trials = [mean(of_trial) for of_trial in zip(*by_seed, strict=True)]
     seeds = [mean(of_seed) for of_seed in by_seed]
     return mean(seeds), math.hypot(half_width(trials), half_width(seeds) if len(seeds) > 1 else 0.0)
+
+
+@cache
+def quantile(level: float, freedom: int) -> float:
+    """What Student's t exceeds with a chance of `level`."""
+    from scipy.special import stdtrit
+
+    return -float(stdtrit(freedom, level))
+
+
+def upper_tail(t: float, freedom: int) -> float:
+    """The chance that Student's t exceeds t."""
+    from scipy.special import stdtr
+
+    return float(stdtr(freedom, -t))

@@ -13,9 +13,10 @@ import random
 import statistics
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from operator import mul
 from typing import TypeVar
+
+from harness.interval import quantile, upper_tail
 
 SLOWER, NOT_SLOWER, CANNOT_TELL = "slower", "not slower", "cannot tell"
 VERDICTS = (SLOWER, CANNOT_TELL, NOT_SLOWER)
@@ -186,31 +187,6 @@ def pairs_for(noise: Sequence[float], level: float, threshold: float) -> int | N
         if (quantile(level, n - 1) + quantile(1 - POWER_OF_EACH, n - 1)) * spread / math.sqrt(n) <= math.log1p(threshold):
             return n
     return None
-
-
-@cache
-def quantile(level: float, freedom: int) -> float:
-    """What Student's t exceeds with a chance of `level`."""
-    low, high = 0.0, 1.0
-    while upper_tail(high, freedom) > level:
-        high *= 2
-    while high - low > 1e-9 * high:
-        half = (low + high) / 2
-        low, high = (half, high) if upper_tail(half, freedom) > level else (low, half)
-    return high
-
-
-def upper_tail(t: float, freedom: int) -> float:
-    """The chance that Student's t exceeds t, for a whole number of degrees of freedom (Abramowitz and Stegun 26.7.3, 26.7.4)."""
-    angle = math.atan(t / math.sqrt(freedom))
-    sine, cosine = math.sin(angle), math.cos(angle)
-    odd = freedom % 2
-    term, total = (cosine if odd else 1.0), 0.0
-    for k in range(2 + odd, freedom + 1, 2):
-        total += term
-        term *= cosine**2 * (k - 1) / k
-    inside = 2 / math.pi * (angle + sine * total) if odd else sine * total
-    return max(0.0, (1 - inside) / 2)
 
 
 def _ratio(log: float) -> float:

@@ -40,3 +40,12 @@ def test_it_holds_the_truth_as_often_as_it_says(of_seed: float):
         middle, width = interval.of_trials_and_seeds([[seed + trial + rng.gauss(0, 0.1) for trial in hard] for seed in seeds])
         held += abs(middle) <= width
     assert held / 400 > 0.92, "the interval promises more than it holds"
+
+
+@pytest.mark.parametrize(
+    ("level", "freedom", "value"),
+    [(0.05, 1, 6.314), (0.025, 5, 2.571), (0.025, 10, 2.228), (0.0025, 9, 3.690), (0.001, 30, 3.385), (0.05, 2, 2.920)],
+)
+def test_students_t_is_that_of_the_tables(level: float, freedom: int, value: float):
+    assert interval.quantile(level, freedom) == pytest.approx(value, abs=5e-4)
+    assert interval.upper_tail(interval.quantile(level, freedom), freedom) == pytest.approx(level)
