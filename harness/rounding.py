@@ -425,14 +425,7 @@ def truth(function: Function, x: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach() for name, value in function(_double(x)).items()}
 
 
-def spread(function: Function, x: dict[str, Tensor], dtype: torch.dtype, **words: Any) -> dict[str, Tensor]:
-    """[samples, ...] float64 per output: what the modelled machine may return. Infinite where `dtype` overflows.
-
-    `words` are those of `truth_and_spread`."""
-    return truth_and_spread(function, x, dtype, **words)[1]
-
-
-def truth_and_spread(
+def spread(
     function: Function,
     x: dict[str, Tensor],
     dtype: torch.dtype,
@@ -440,12 +433,12 @@ def truth_and_spread(
     seed: int,
     samples: int = SAMPLES,
     intermediates: bool = False,
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """`truth` and `spread`, with no more runs of the function than both together need."""
+) -> dict[str, Tensor]:
+    """[samples, ...] float64 per output: what the modelled machine may return. Infinite where `dtype` overflows."""
     x = _double(x)
     machine = _seeded(x, dtype, seed, intermediates)
-    exact = _surveyed(function, x, machine)
-    return exact, _drawn(function, x, samples, machine)
+    _surveyed(function, x, machine)
+    return _drawn(function, x, samples, machine)
 
 
 def _seeded(x: dict[str, Tensor], dtype: torch.dtype, seed: int, intermediates: bool) -> Machine:
