@@ -30,8 +30,8 @@ from harness import Unsupported, catalogue, machine, plan, request
 from harness.cell import Cell
 from harness.implementation import Implementation
 from harness.plan import WrongRequest
-from harness.question import PLAIN, Question
 from harness.spec import DTYPES
+from harness.trial import PLAIN, Trial
 
 # Axes whose size is nobody's choice but the data's: batch, queries or steps, keys. Heads and widths come from the cases.
 FREE = ("b", "n", "m")
@@ -49,8 +49,8 @@ def scores(job: tuple[str, str, int, str, int]) -> list[dict]:
     spec = catalogue.load_spec(name)
     rng = random.Random(f"{name} {seed}")
     case = spec.case(rng.choice([case for case in spec.cases if size(spec, case) <= LARGEST]), DTYPES[dtype])
-    question = Question(spec, reshaped(spec, case, rng), rng.choice(list(spec.families)), seed)
-    asked = {"spec": name, "dtype": dtype, "seed": seed, "case": question.case.name, "family": question.family}
+    trial = Trial(spec, reshaped(spec, case, rng), rng.choice(list(spec.families)), seed)
+    asked = {"spec": name, "dtype": dtype, "seed": seed, "case": trial.case.name, "family": trial.family}
     rows = []
     for full, item in catalogue.implementations(name).items():
         slow = "triton" in item.facts.get("requires", ())
@@ -59,15 +59,15 @@ def scores(job: tuple[str, str, int, str, int]) -> list[dict]:
         for variant in item.facts.get("variants", {"": {}}):
             cell = Cell("correctness", name, full.partition("/")[2], variant, dtype=dtype)
             try:
-                strict, score = question.judged(Implementation.of(cell))
+                strict, score = trial.judged(Implementation.of(cell))
             except Unsupported:
                 continue
             except Exception as error:
-                error.add_note(f"{cell.subject} in {question.case}, {question.family}, seed {seed}")
+                error.add_note(f"{cell.subject} in {trial.case}, {trial.family}, seed {seed}")
                 raise
             rows.append({**asked, "code": CODE, "implementation": cell.subject, "strict": strict, "score": score})
-    if fnmatch.fnmatchcase(PLAIN, impl) and all(tensor.isfinite().all() for tensor in question.plain.values()):
-        strict, score = question.scores(question.plain)
+    if fnmatch.fnmatchcase(PLAIN, impl) and all(tensor.isfinite().all() for tensor in trial.plain.values()):
+        strict, score = trial.scores(trial.plain)
         rows.append({**asked, "code": PLAIN, "implementation": PLAIN, "strict": strict, "score": score})
     return rows
 

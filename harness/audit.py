@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from harness import catalogue, machine, mutants, plan
-from harness.question import JUDGES, OURS, PLAIN, Question
 from harness.spec import DTYPES, Case, Mistake, Spec
+from harness.trial import JUDGES, OURS, PLAIN, Trial
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,7 +43,7 @@ class Wrong:
     dtype: str
     where: str  # file and line of a mutant
     argument: str = ""  # why it is no mistake
-    # For each judge the first question that catches it: case, family, how; over all families, and over `normal` alone.
+    # For each judge the first trial that catches it: case, family, how; over all families, and over `normal` alone.
     ever: dict[str, tuple[str, str, str]] = field(default_factory=dict)
     normal: dict[str, tuple[str, str, str]] = field(default_factory=dict)
     by: list[tuple[str, str]] = field(default_factory=list)  # each case and family by which the budget catches it, so far
@@ -111,14 +111,14 @@ def ask(job: Job, wanted: Mapping[str, Mapping[str, list[str]]], full: bool) -> 
     rows = []
     caught: dict[str, set[str]] = {}
     for family, judges in wanted.items():
-        question = Question(spec, spec.case(job.case, DTYPES[job.dtype]), family)
+        trial = Trial(spec, spec.case(job.case, DTYPES[job.dtype]), family)
         if full:
-            verdicts, score = question.rejects(question.plain, JUDGES)
+            verdicts, score = trial.rejects(trial.plain, JUDGES)
             rows.append((PLAIN, family, [judge for judge in JUDGES if verdicts[judge]], score, ""))
         for name in judges:
             known = caught.setdefault(name, set())
             if asked := [judge for judge in judges[name] if judge not in known]:
-                verdicts, score, how = question.fails(wrong[name], asked)
+                verdicts, score, how = trial.fails(wrong[name], asked)
                 by = [judge for judge in asked if verdicts.get(judge)]
                 rows.append((name, family, by, score, how))
                 known |= set(by) - ({OURS} if full else set())

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from harness.question import caught, questions
 from harness.spec import Mistake
 from harness.specs.absmax_int8 import absmax_int8, quantize
+from harness.trial import caught, trials
 
 INSTALL = "pip install bitsandbytes==0.50.2"
 
@@ -71,4 +71,4 @@ def test_codes_that_are_rounded_up_from_0_47_on_are_seen_in_float32() -> None:
         (x_code, x_scale), (w_code, w_scale) = early(x), early(w)
         return x_scale * (x_code @ w_code.mT) * w_scale.mT, x_code, w_code
 
-    assert next(caught(Mistake("rounds early", wrong), questions(absmax_int8, torch.float32)), None)
+    assert next(caught(Mistake("rounds early", wrong), trials(absmax_int8, torch.float32)), None)

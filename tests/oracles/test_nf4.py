@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from harness.question import caught, questions
 from harness.spec import Bunch, Case, Mistake
 from harness.specs.nf4 import VALUES, cut, divisor, dynamic_map, joined, nf4, twice_quantized
+from harness.trial import caught, trials
 
 INSTALL = "pip install bitsandbytes==0.50.2"
 
@@ -111,4 +111,4 @@ def test_a_place_halfway_that_is_off_by_a_share_of_the_gap_is_seen_in_float32(sh
         scaled = joined(blocks / divisor(blocks.abs().amax(-1))[:, None], w)
         return out, torch.where((code == 13) & (scaled <= off), 12.0, code), dequantized
 
-    assert next(caught(Mistake("a place halfway is off", wrong), questions(nf4, torch.float32)), None)
+    assert next(caught(Mistake("a place halfway is off", wrong), trials(nf4, torch.float32)), None)

@@ -17,7 +17,7 @@ JUDGES = (OURS, *elsewhere.RULES)
 
 
 @dataclass
-class Question:
+class Trial:
     """One case, dtype and input family of a spec, with the truth and the budgets that judge it."""
 
     spec: Spec
@@ -110,14 +110,14 @@ class Question:
         )
 
 
-def questions(spec: Spec, dtype: torch.dtype) -> list[Question]:
+def trials(spec: Spec, dtype: torch.dtype) -> list[Trial]:
     """Every case and family of a spec in one dtype, the cheap ones first: most mistakes need no other."""
-    asked = [Question(spec, spec.case(case, dtype), family) for case in spec.cases for family in spec.families]
-    return sorted(asked, key=lambda question: sum(tensor.numel() for tensor in question.x.values()))
+    asked = [Trial(spec, spec.case(case, dtype), family) for case in spec.cases for family in spec.families]
+    return sorted(asked, key=lambda trial: sum(tensor.numel() for tensor in trial.x.values()))
 
 
-def caught(mistake: Mistake, asked: list[Question]) -> Iterator[tuple[Question, float]]:
-    """The questions that a mistake fails, with its scores. Where it answers as the reference does, no budget is needed."""
-    for question in asked:
-        if (score := question.rejects(question.answer(mistake), (OURS,))[1]) > 1:
-            yield question, score
+def caught(mistake: Mistake, asked: list[Trial]) -> Iterator[tuple[Trial, float]]:
+    """The trials that a mistake fails, with its scores. Where it answers as the reference does, no budget is needed."""
+    for trial in asked:
+        if (score := trial.rejects(trial.answer(mistake), (OURS,))[1]) > 1:
+            yield trial, score
