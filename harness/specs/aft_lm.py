@@ -24,8 +24,8 @@ WITH_KERNELS = {
     **CASES,
     "kernel_of_one": {"t": 1},
     "longer_kernel": {"t": 53},
-    "whole_kernel": {"n": 16, **SMALL},  # as long as the text
-    "two_whole_kernels": {"n": 32, **SMALL},  # no last block that is short
+    "whole_kernel": {"n": 4, "t": 4, **SMALL},  # as long as the text
+    "two_whole_kernels": {"n": 8, "t": 4, **SMALL},  # no last block that is short
 }
 
 

@@ -160,6 +160,9 @@ EQUIVALENT = NO_POSITIONS | {
             "BINS: 32 -> 33, bfloat16",
             "BINS: 32 -> 31, bfloat16",
             "EVEN: 0.01 -> 0.0101, bfloat16",
+            "EVEN: 0.01 -> -0.01, bfloat16",
+            "quantiles: BINS + 1 -> BINS + 2, bfloat16",
+            "quantiles: (1 - EVEN) * mass + EVEN / BINS -> (1 - EVEN) * mass - EVEN / BINS, bfloat16",
             "quantiles: torch.erf((edge - mean[..., None]) / (2 * variance[..., None]).sqrt()).sum([1, 2])"
             " -> torch.tanh((edge - mean[..., None]) / (2 * variance[..., None]).sqrt()).sum([1, 2]), bfloat16",
             "quantiles: 2 * variance[..., None] -> 3 * variance[..., None], bfloat16",
@@ -175,6 +178,8 @@ EQUIVALENT = NO_POSITIONS | {
         (
             "RIDGE: 0.5 -> 0.505, bfloat16",
             "LEAST: 0.0001 -> 0.000101, bfloat16",
+            "LEAST: 0.0001 -> -0.0001, bfloat16",
+            "gaze: variance.clamp(min=LEAST) -> variance, bfloat16",
             "grid: 2.5 * width -> 2.525 * width, bfloat16",
             "gaze: q.shape[-1] ** (-0.5) -> q.shape[-1] ** (-0.505), bfloat16",
         ),
